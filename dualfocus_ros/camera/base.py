@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a focus-sweeping camera driver must do."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Protocol
+
+from dualfocus_ros.types import CameraFrame, LensModel
+
+
+class FocusCamera(Protocol):
+    """A camera whose focus can be moved. Drivers are context managers; leaving closes the device.
+
+    One thread uses a camera at a time. All methods raise CameraError where the device fails, and LensError
+    where a focus distance cannot be reached.
+    """
+
+    @property
+    def lens(self) -> LensModel:
+        """Focal length, f-number and pixel pitch."""
+
+    @property
+    def focus_range_m(self) -> tuple[float, float]:
+        """Nearest and farthest focus distance that the lens can take, metres; the farthest may be inf."""
+
+    @property
+    def focus_positions_m(self) -> tuple[float, ...] | None:
+        """The only focus distances (m) that exist, where a camera has fixed ones (recordings), else None."""
+
+    @property
+    def settle_time_s(self) -> float:
+        """How long after `set_focus` the lens still moves, at most, in seconds."""
+
+    def set_focus(self, focus_distance_m: float) -> None:
+        """Command a focus distance in metres; returns at once, the lens then moves."""
+
+    def read(self) -> CameraFrame:
+        """Wait for the next exposure and return it with the lens state of that very exposure."""
+
+    def __enter__(self) -> FocusCamera:
+        """Open the device."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the device and put back what was changed on it."""

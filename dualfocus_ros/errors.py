@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The errors of the package: one root, one subclass a stage.
+
+Every message states what was expected, what came and what to do. Library code raises them; only the
+`main` functions print them (one line) and exit.
+"""
+
+
+class DualFocusError(Exception):
+    """Root of all errors that this package raises on purpose."""
+
+
+class InputError(DualFocusError):
+    """An argument of a public function has the wrong type, shape or range."""
+
+
+class ParameterError(DualFocusError):
+    """A node parameter, a command line option or a configuration file is not usable."""
+
+
+class LensError(DualFocusError):
+    """A lens description or a lens state is not physical."""
+
+
+class CameraError(DualFocusError):
+    """A camera cannot be opened, read or focused."""
+
+
+class MessageError(DualFocusError):
+    """A ROS message does not hold what its header says."""
+
+
+class StackError(DualFocusError):
+    """A focal stack is incomplete, inconsistent or unreadable."""
+
+
+class AlignmentError(DualFocusError):
+    """The slices of a stack cannot be brought into one frame."""
+
+
+class EngineError(DualFocusError):
+    """A depth engine is unknown, cannot be loaded or cannot run."""
+
+
+class EvaluationError(DualFocusError):
+    """An estimate cannot be compared with its ground truth."""

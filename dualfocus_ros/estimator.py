@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole algorithm: focal stack -> aligned stack -> engine -> depth."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from dualfocus_ros.align import BREATHING_CHOICES, Breathing, align
+from dualfocus_ros.engine.base import DepthEngine, EngineOutput
+from dualfocus_ros.errors import ParameterError
+from dualfocus_ros.types import AlignedStack, DepthEstimate, FloatImage, FocalStack
+
+
+@dataclass(frozen=True)
+class EstimatorConfig:
+    """What of the estimate the user chooses.
+
+    `min_depth_m` and `max_depth_m` bound the output: nearer becomes -inf, farther +inf (REP 117).
+    Estimates of less than `min_confidence` become NaN.
+    """
+
+    breathing: Breathing = "auto"
+    min_depth_m: float = 0.0
+    max_depth_m: float = math.inf
+    min_confidence: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the ranges; raise ParameterError."""
+        if self.breathing not in BREATHING_CHOICES:
+            raise ParameterError(f"expected breathing to be one of {BREATHING_CHOICES}, got {self.breathing!r}")
+        if not 0.0 <= self.min_depth_m < self.max_depth_m:
+            raise ParameterError(
+                f"expected 0 <= min_depth < max_depth in metres, got {self.min_depth_m} and {self.max_depth_m}"
+            )
+        if not 0.0 <= self.min_confidence <= 1.0:
+            raise ParameterError(f"expected min_confidence in 0..1, got {self.min_confidence}")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Where the time of one estimate went, in seconds."""
+
+    align_s: float
+    engine_s: float
+
+
+class DepthEstimator:
+    """Turns focal stacks into depth with one engine. Not thread-safe: one thread calls it."""
+
+    def __init__(self, engine: DepthEngine, config: EstimatorConfig | None = None) -> None:
+        """Take an engine that is already entered (loaded)."""
+        self.engine = engine
+        self.config = config or EstimatorConfig()
+        self.timing = Timing(0.0, 0.0)
+        self.residual_px = np.zeros((0, 3))
+
+    def estimate(self, stack: FocalStack) -> DepthEstimate:
+        """Estimate depth in the reference frame of the stack.
+
+        Raises:
+            AlignmentError: if the slices cannot be brought into one frame.
+            EngineError: if the engine fails.
+        """
+        start = time.perf_counter()
+        aligned = align(stack, self.config.breathing)
+        middle = time.perf_counter()
+        output = self.engine.infer(aligned)
+        depth_m = self._limit(output, aligned)
+        self.timing = Timing(middle - start, time.perf_counter() - middle)
+        self.residual_px = aligned.residual_px
+        return DepthEstimate(
+            depth_m=depth_m,
+            confidence=output.confidence,
+            all_in_focus=output.all_in_focus,
+            intrinsics=aligned.intrinsics,
+            stamp_ns=aligned.stamp_ns,
+            frame_id=aligned.frame_id,
+        )
+
+    def _limit(self, output: EngineOutput, stack: AlignedStack) -> FloatImage:
+        """Apply range and confidence limits, and the validity mask, to the depth of the engine."""
+        depth_m = output.depth_m
+        config = self.config
+        if stack.valid is not None:
+            unseen = stack.valid.sum(axis=0) < min(3, len(stack.images))
+            depth_m = np.where(unseen, np.float32(np.nan), depth_m)
+        if config.min_confidence > 0.0:
+            depth_m = np.where(output.confidence < config.min_confidence, np.float32(np.nan), depth_m)
+        if config.min_depth_m > 0.0:
+            depth_m = np.where(depth_m < config.min_depth_m, np.float32(-np.inf), depth_m)
+        if math.isfinite(config.max_depth_m):
+            depth_m = np.where(depth_m > config.max_depth_m, np.float32(np.inf), depth_m)
+        return depth_m
