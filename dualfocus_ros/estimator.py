@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -23,10 +23,32 @@ class EstimatorConfig:
     Estimates of less than `min_confidence` become NaN.
     """
 
-    breathing: Breathing = "auto"
-    min_depth_m: float = 0.0
-    max_depth_m: float = math.inf
-    min_confidence: float = 0.0
+    breathing: Breathing = field(
+        default="auto",
+        metadata={
+            "doc": "Where the change of the field of view with focus comes from: camera_info, thin_lens, none, "
+            "or auto (camera_info where its K follows the focus, else thin_lens).",
+            "choices": BREATHING_CHOICES,
+            "live": True,
+        },
+    )
+    min_depth_m: float = field(
+        default=0.0,
+        metadata={"doc": "Nearer depths are published as -inf (REP 117).", "unit": "m", "min": 0.0, "live": True},
+    )
+    max_depth_m: float = field(
+        default=math.inf,
+        metadata={"doc": "Farther depths are published as +inf (REP 117).", "unit": "m", "min": 0.0, "live": True},
+    )
+    min_confidence: float = field(
+        default=0.0,
+        metadata={
+            "doc": "Depths of less confidence are published as NaN.",
+            "min": 0.0,
+            "max": 1.0,
+            "live": True,
+        },
+    )
 
     def __post_init__(self) -> None:
         """Check the ranges; raise ParameterError."""
@@ -34,7 +56,7 @@ class EstimatorConfig:
             raise ParameterError(f"expected breathing to be one of {BREATHING_CHOICES}, got {self.breathing!r}")
         if not 0.0 <= self.min_depth_m < self.max_depth_m:
             raise ParameterError(
-                f"expected 0 <= min_depth < max_depth in metres, got {self.min_depth_m} and {self.max_depth_m}"
+                f"expected 0 <= min_depth_m < max_depth_m, got {self.min_depth_m} and {self.max_depth_m}"
             )
         if not 0.0 <= self.min_confidence <= 1.0:
             raise ParameterError(f"expected min_confidence in 0..1, got {self.min_confidence}")

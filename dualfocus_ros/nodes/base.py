@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the managed nodes share: autostart, errors in transitions, diagnostics, publishers."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rclpy.qos_overriding_options import QoSOverridingOptions
+
+from dualfocus_ros import messages, parameters
+from dualfocus_ros.errors import DualFocusError
+
+# Publishers are reliable: that serves reliable and best-effort subscribers alike (RViz asks for reliable by
+# default). Subscriptions are best effort: they take from either kind of publisher, and never ask twice.
+OUTPUT_QOS = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST,
+    depth=5,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.VOLATILE,
+)
+INPUT_QOS = qos_profile_sensor_data
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    """Parameters that every node of the package has."""
+
+    autostart: bool = field(
+        default=True, metadata={"doc": "Configure and activate at start; false leaves that to a manager."}
+    )
+    diagnostics_period_s: float = field(
+        default=1.0, metadata={"doc": "Time between two messages on /diagnostics.", "unit": "s", "min": 0.1}
+    )
+
+
+class ManagedNode(LifecycleNode):  # type: ignore[misc]
+    """A lifecycle node whose transitions report their errors, and which can start itself.
+
+    Subclasses implement `configure`, `activate`, `deactivate` and `diagnose`. `failure` holds the error that
+    ended the node's work; the runner raises it.
+    """
+
+    def __init__(self, name: str, **kwargs: Any) -> None:
+        """Declare the common parameters."""
+        super().__init__(name, **kwargs)
+        self.failure: BaseException | None = None
+        self._base = parameters.declare(self, NodeConfig)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._timer = self.create_timer(self._base.diagnostics_period_s, self._publish_diagnostics)
+        self.active = False
+
+    @property
+    def autostart(self) -> bool:
+        """Whether the node starts itself."""
+        return self._base.autostart
+
+    def start(self) -> None:
+        """Configure and activate; raise what went wrong."""
+        for transition in (self.trigger_configure, self.trigger_activate):
+            if transition() != TransitionCallbackReturn.SUCCESS:
+                raise self.failure or DualFocusError(f"node {self.get_name()!r} could not be started")
+
+    def configure(self) -> None:
+        """Load what is needed and create publishers."""
+
+    def activate(self) -> None:
+        """Start to work."""
+
+    def deactivate(self) -> None:
+        """Stop to work; must be harmless when not active."""
+
+    def clean_up(self) -> None:
+        """Free what `configure` made; must be harmless when there is nothing."""
+
+    def diagnose(self) -> messages.Diagnostic:
+        """Return the state of the node in words and numbers."""
+        raise NotImplementedError
+
+    def fail(self, error: BaseException) -> None:
+        """Note the error that ends the node; the runner, or a manager's error handling, acts on it."""
+        self.failure = error
+
+    def close(self) -> None:
+        """Stop all work; the node can then be destroyed."""
+        self.active = False
+        self.deactivate()
+        self.clean_up()
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """See lifecycle."""
+        return self._transit(self.configure)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """See lifecycle."""
+        result = super().on_activate(state)
+        if result == TransitionCallbackReturn.SUCCESS:
+            result = self._transit(self.activate)
+        self.active = result == TransitionCallbackReturn.SUCCESS
+        return result
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """See lifecycle."""
+        self.active = False
+        result = self._transit(self.deactivate)
+        super().on_deactivate(state)
+        return result
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """See lifecycle."""
+        return self._transit(self.clean_up)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """See lifecycle."""
+        return self._transit(self.close)
+
+    def output(self, message_type: Any, topic: str) -> Any:
+        """Create a lifecycle publisher for an output; its QoS can be set by `qos_overrides` parameters."""
+        return self.create_lifecycle_publisher(
+            message_type, topic, OUTPUT_QOS, qos_overriding_options=QoSOverridingOptions.with_default_policies()
+        )
+
+    def input(self, message_type: Any, topic: str, callback: Callable[[Any], None]) -> Any:
+        """Create a subscription for sensor data; its QoS can be set by `qos_overrides` parameters."""
+        return self.create_subscription(
+            message_type,
+            topic,
+            callback,
+            INPUT_QOS,
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
+
+    def _transit(self, step: Callable[[], None]) -> TransitionCallbackReturn:
+        """Run one step of the lifecycle; rclpy itself would swallow its exception."""
+        try:
+            step()
+        except DualFocusError as error:
+            self.get_logger().error(str(error))
+            self.fail(error)
+            return TransitionCallbackReturn.FAILURE
+        except Exception as error:  # noqa: BLE001 - rclpy would hide the traceback of a defect
+            self.get_logger().fatal(traceback.format_exc())
+            self.fail(error)
+            return TransitionCallbackReturn.ERROR
+        return TransitionCallbackReturn.SUCCESS
+
+    def _publish_diagnostics(self) -> None:
+        diagnosis = self.diagnose()
+        now_ns = self.get_clock().now().nanoseconds
+        self._diagnostics.publish(messages.diagnostic_array_message([diagnosis], now_ns))

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Node `dualfocus`: images, camera info and lens states in; depth, confidence and points out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from sensor_msgs.msg import CameraInfo, Image, JointState, PointCloud2
+
+from dualfocus_ros import messages, parameters
+from dualfocus_ros.engine.pick import ENGINE_CHOICES, make_engine
+from dualfocus_ros.errors import DualFocusError, EngineError
+from dualfocus_ros.estimator import DepthEstimator, EstimatorConfig
+from dualfocus_ros.nodes.base import ManagedNode
+from dualfocus_ros.nodes.rates import Rate
+from dualfocus_ros.nodes.runner import run_until_stopped
+from dualfocus_ros.nodes.worker import LatestWorker
+from dualfocus_ros.stack import BufferConfig, FocalStackBuffer
+from dualfocus_ros.types import DepthEstimate, FocalStack
+
+DEPTH_ENCODINGS = ("32FC1", "16UC1")
+
+
+@dataclass(frozen=True)
+class DepthNodeConfig:
+    """Parameters of the depth node itself."""
+
+    engine: str = field(
+        default="classical", metadata={"doc": "Engine that estimates the depth.", "choices": ENGINE_CHOICES}
+    )
+    depth_encoding: str = field(
+        default="32FC1",
+        metadata={
+            "doc": "Encoding of ~/depth: 32FC1 metres (NaN: none) or 16UC1 millimetres (0: none).",
+            "choices": DEPTH_ENCODINGS,
+        },
+    )
+    input_timeout_s: float = field(
+        default=5.0,
+        metadata={"doc": "Warn when an input topic was silent for this long.", "unit": "s", "min": 0.1},
+    )
+
+
+class DepthNode(ManagedNode):
+    """Buffers the focal stack in its callbacks and estimates depth on a worker thread."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        """Declare all parameters."""
+        super().__init__("dualfocus", **kwargs)
+        self._config = parameters.declare(self, DepthNodeConfig)
+        self._buffer_config = parameters.declare(self, BufferConfig)
+        self._estimator_config = parameters.declare(self, EstimatorConfig)
+        parameters.make_live(self, self._estimator_config, self._set_estimator_config)
+        parameters.refuse_unknown(self, ignore_prefixes=("qos_overrides.",))
+        self._resources = ExitStack()
+        self._estimator: DepthEstimator | None = None
+        self._worker: LatestWorker[FocalStack] | None = None
+        self._inputs: dict[str, Any] = {}
+        self._outputs: tuple[Any, ...] = ()
+        self._buffer = FocalStackBuffer(self._buffer_config)
+        self._cloud = messages.PointCloudWriter()
+        self._rates = {name: Rate() for name in ("camera/image_raw", "camera/camera_info", "camera/lens", "depth")}
+        self._drops: Counter[str] = Counter()
+        self._latency_s = 0.0
+
+    def configure(self) -> None:
+        """Load the engine and create the publishers."""
+        engine = self._resources.enter_context(make_engine(self._config.engine))
+        self._estimator = DepthEstimator(engine, self._estimator_config)
+        self._depth = self.output(Image, "~/depth")
+        self._camera_info = self.output(CameraInfo, "~/camera_info")
+        self._points = self.output(PointCloud2, "~/points")
+        self._confidence = self.output(Image, "~/confidence")
+        self._all_in_focus = self.output(Image, "~/all_in_focus")
+        self._outputs = (self._depth, self._camera_info, self._points, self._confidence, self._all_in_focus)
+        self._resources.callback(self._destroy_outputs)
+        self.get_logger().info(f"engine {engine.name} on {engine.device}")
+
+    def activate(self) -> None:
+        """Subscribe and start the worker."""
+        self._buffer = FocalStackBuffer(self._buffer_config)
+        self._worker = LatestWorker(self._estimate, self.fail, "depth worker")
+        self._inputs = {
+            "camera/image_raw": self.input(Image, "camera/image_raw", self._on_image),
+            "camera/camera_info": self.input(CameraInfo, "camera/camera_info", self._on_camera_info),
+            "camera/lens": self.input(JointState, "camera/lens", self._on_lens),
+        }
+        parameters.refuse_unknown(self)
+        for rate in self._rates.values():
+            rate.restart()
+
+    def deactivate(self) -> None:
+        """Unsubscribe and stop the worker."""
+        for subscription in self._inputs.values():
+            self.destroy_subscription(subscription)
+        self._inputs = {}
+        if self._worker is not None:
+            self._worker.stop(timeout_s=1.0)
+            self._worker = None
+
+    def clean_up(self) -> None:
+        """Free the engine and the publishers."""
+        self._resources.close()
+        self._estimator = None
+
+    def _on_image(self, message: Image) -> None:
+        self._rates["camera/image_raw"].tick()
+        self._feed(
+            lambda: self._buffer.add_image(
+                messages.stamp_to_ns(message.header.stamp),
+                messages.image_from_message(message),
+                message.header.frame_id,
+            )
+        )
+
+    def _on_camera_info(self, message: CameraInfo) -> None:
+        self._rates["camera/camera_info"].tick()
+        self._feed(
+            lambda: self._buffer.add_intrinsics(
+                messages.stamp_to_ns(message.header.stamp), messages.intrinsics_from_message(message)
+            )
+        )
+
+    def _on_lens(self, message: JointState) -> None:
+        self._rates["camera/lens"].tick()
+        self._feed(lambda: self._buffer.add_lens_state(messages.lens_state_from_message(message)))
+
+    def _feed(self, add: Callable[[], list[FocalStack]]) -> None:
+        """Run one `add` of the buffer and hand the newest stack that it completed to the worker."""
+        try:
+            stacks = add()
+        except DualFocusError as error:
+            self._reject(error)
+            return
+        if not stacks or self._worker is None:
+            return
+        if not any(p.get_subscription_count() for p in self._outputs):
+            self._drops["nobody_subscribes"] += len(stacks)
+            return
+        replaced = self._worker.put(stacks[-1])
+        self._drops["engine_busy"] += len(stacks) - 1 + replaced
+
+    def _estimate(self, stack: FocalStack) -> None:
+        """Estimate and publish one stack; runs on the worker thread."""
+        assert self._estimator is not None
+        try:
+            estimate = self._estimator.estimate(stack)
+        except EngineError:
+            raise
+        except DualFocusError as error:
+            self._reject(error)
+            return
+        if not self.active:
+            return
+        self._publish(estimate)
+        self._rates["depth"].tick()
+        newest_ns = max(s.stamp_ns for s in stack.slices)
+        self._latency_s = (self.get_clock().now().nanoseconds - newest_ns) * 1e-9
+
+    def _publish(self, e: DepthEstimate) -> None:
+        """Publish what somebody subscribes to, all with the stamp and frame of the reference."""
+        header = (e.stamp_ns, e.frame_id)
+        if self._depth.get_subscription_count():
+            encoding = self._config.depth_encoding
+            self._depth.publish(messages.depth_message(e.depth_m, *header, encoding))
+        if self._camera_info.get_subscription_count():
+            self._camera_info.publish(messages.camera_info_message(e.intrinsics, *header))
+        if self._points.get_subscription_count():
+            self._points.publish(self._cloud.write(e.depth_m, e.all_in_focus, e.intrinsics, *header))
+        if self._confidence.get_subscription_count():
+            self._confidence.publish(messages.confidence_message(e.confidence, *header))
+        if self._all_in_focus.get_subscription_count():
+            self._all_in_focus.publish(messages.rgb_message(e.all_in_focus, *header))
+
+    def _reject(self, error: DualFocusError) -> None:
+        """Count and log what came in and cannot be used; the node goes on."""
+        self._drops[type(error).__name__] += 1
+        self.get_logger().error(str(error), throttle_duration_sec=2.0)
+
+    def _set_estimator_config(self, config: EstimatorConfig) -> None:
+        self._estimator_config = config
+        if self._estimator is not None:
+            self._estimator.config = config
+
+    def _destroy_outputs(self) -> None:
+        for publisher in self._outputs:
+            self.destroy_publisher(publisher)
+        self._outputs = ()
+
+    def diagnose(self) -> messages.Diagnostic:
+        """Return rates, latency, drops by reason, engine, and what is wrong in words."""
+        level, text = self._judge()
+        if level and self.active:
+            self.get_logger().warning(text, throttle_duration_sec=self._config.input_timeout_s)
+        values: dict[str, object] = {f"rate of {n} [Hz]": f"{r.hz():.2f}" for n, r in self._rates.items()}
+        if self._estimator is not None:
+            timing = self._estimator.timing
+            values |= {
+                "engine": self._estimator.engine.name,
+                "device": self._estimator.engine.device,
+                "time to align [ms]": f"{timing.align_s * 1e3:.1f}",
+                "time of engine [ms]": f"{timing.engine_s * 1e3:.1f}",
+                "alignment residual [px]": f"{abs(self._estimator.residual_px).max(initial=0.0):.3f}",
+            }
+        values |= {
+            "latency from last frame [ms]": f"{self._latency_s * 1e3:.1f}",
+            "focus positions": len(self._buffer.positions_dpt),
+            "frames in memory": self._buffer.frames_held,
+            "stacks completed": self._buffer.stacks_completed,
+        }
+        values |= {f"dropped: {reason}": n for reason, n in sorted((self._buffer.drops + self._drops).items())}
+        return messages.Diagnostic(f"{self.get_fully_qualified_name()}: depth", level, text, values)
+
+    def _judge(self) -> tuple[int, str]:
+        if self.failure is not None:
+            return 2, str(self.failure)
+        if not self.active:
+            return 0, "not active"
+        timeout_s = self._config.input_timeout_s
+        silent = [n for n in self._inputs if self._rates[n].silent_for_s() > timeout_s]
+        if silent:
+            names = ", ".join(self.resolve_topic_name(n) for n in silent)
+            return 1, (
+                f"no message for {timeout_s:g} s on {names}: is the camera node running, is the topic remapped, "
+                "and does its QoS fit (ros2 topic info -v)?"
+            )
+        if self._rates["depth"].silent_for_s() <= timeout_s:
+            return 0, "running"
+        return self._judge_no_depth()
+
+    def _judge_no_depth(self) -> tuple[int, str]:
+        """Say why inputs arrive and yet no depth leaves."""
+        if not any(p.get_subscription_count() for p in self._outputs):
+            return 0, "idle: nobody subscribes to an output"
+        drops = self._buffer.drops + self._drops
+        if self._buffer.stacks_completed:
+            return 1, f"no depth for {self._rates['depth'].silent_for_s():.0f} s, dropped so far: {dict(drops)}"
+        if self._buffer.frames_accepted and not self._buffer.positions_dpt:
+            return 1, "no complete focus sweep yet: does the focus move over at least 3 positions and back?"
+        return 1, f"no complete stack yet, dropped so far: {dict(drops)}"
+
+
+def main() -> int:
+    """Run the node until it is stopped; return the exit code."""
+    return run_until_stopped([DepthNode])

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs nodes in one process from start to a clean end, whatever ends them."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+
+from dualfocus_ros.errors import DualFocusError
+from dualfocus_ros.nodes.base import ManagedNode
+from dualfocus_ros.nodes.signals import hold_stop_signals, wait_for_stop
+
+POLL_S = 0.1
+
+
+class Spinner:
+    """Spins one node on a thread of its own and remembers what ended it."""
+
+    def __init__(self, node: Node) -> None:
+        """Start to spin."""
+        self.failure: BaseException | None = None
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(node)
+        self._thread = threading.Thread(target=self._spin, name=f"spin {node.get_name()}", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the spinning; callbacks that run are waited for."""
+        self._executor.shutdown(timeout_sec=1.0)
+        self._thread.join(1.0)
+
+    def _spin(self) -> None:
+        try:
+            self._executor.spin()
+        except ExternalShutdownException:
+            pass
+        except BaseException as error:  # noqa: BLE001 - a dead spinner must end the process with its error
+            self.failure = error
+
+
+class NodeSet:
+    """Nodes that run together in this process. A context manager: leaving tears everything down.
+
+    Managed nodes with `autostart` are configured and activated. Stop signals must be held.
+
+    Raises, on entering and in `check`:
+        DualFocusError: whatever stopped a node on purpose.
+        Exception: any defect that ended a callback or worker.
+    """
+
+    def __init__(self, makers: Sequence[Callable[[], Node]], args: list[str] | None = None) -> None:
+        """Take functions that make the nodes once rclpy is up; `args` are those of rclpy.init."""
+        self._makers = makers
+        self._args = args
+        self.nodes: list[Node] = []
+        self._spinners: list[Spinner] = []
+
+    def __enter__(self) -> NodeSet:
+        """Start all nodes."""
+        rclpy.init(args=self._args, signal_handler_options=SignalHandlerOptions.NO)
+        try:
+            for make in self._makers:
+                self.nodes.append(make())
+            for node in self.nodes:
+                self._spinners.append(Spinner(node))
+                if isinstance(node, ManagedNode) and node.autostart:
+                    node.start()
+        except BaseException:
+            self._tear_down()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop all nodes."""
+        self._tear_down()
+
+    def check(self) -> None:
+        """Raise what has ended a node, its worker or its callbacks."""
+        for node in self.nodes:
+            if isinstance(node, ManagedNode) and node.failure is not None:
+                raise node.failure
+        for spinner in self._spinners:
+            if spinner.failure is not None:
+                raise spinner.failure
+
+    def _tear_down(self) -> None:
+        for node in self.nodes:
+            if isinstance(node, ManagedNode):
+                node.close()
+        for spinner in self._spinners:
+            spinner.stop()
+        for node in self.nodes:
+            node.destroy_node()
+        rclpy.try_shutdown()
+
+
+def run_until_stopped(makers: Sequence[Callable[[], Node]], args: list[str] | None = None) -> int:
+    """Run nodes until SIGINT or SIGTERM; return the exit code: 0, or 1 after an error.
+
+    A known error is one line on stderr, an unknown one a traceback.
+    """
+    hold_stop_signals()
+    try:
+        with NodeSet(makers, args) as nodes:
+            while rclpy.ok() and not wait_for_stop(POLL_S):
+                nodes.check()
+    except DualFocusError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0

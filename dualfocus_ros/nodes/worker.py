@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A worker thread behind a slot that holds only the latest item."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class LatestWorker(Generic[T]):
+    """Runs `work(item)` on its own thread, always on the newest item; whoever puts never waits."""
+
+    def __init__(self, work: Callable[[T], None], on_failure: Callable[[BaseException], None], name: str) -> None:
+        """Start the thread. `on_failure` gets the exception that ended it, on that thread."""
+        self._work = work
+        self._on_failure = on_failure
+        self._ready = threading.Condition()
+        self._item: T | None = None
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def put(self, item: T) -> bool:
+        """Hand over an item; return True where it replaced one that was never worked on."""
+        with self._ready:
+            replaced = self._item is not None
+            self._item = item
+            self._ready.notify()
+        return replaced
+
+    def stop(self, timeout_s: float) -> bool:
+        """Drop what waits and end the thread; say whether it ended in time."""
+        with self._ready:
+            self._stopping = True
+            self._item = None
+            self._ready.notify()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            while (item := self._take()) is not None:
+                self._work(item)
+                del item  # a stack is tens of megabytes: do not hold it while waiting for the next
+        except BaseException as error:  # noqa: BLE001 - whatever ends the worker must be known to the node
+            self._on_failure(error)
+
+    def _take(self) -> T | None:
+        with self._ready:
+            self._ready.wait_for(lambda: self._item is not None or self._stopping)
+            item, self._item = self._item, None
+            return item

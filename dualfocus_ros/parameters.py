@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dataclass <-> ROS parameters: the defaults, descriptions, units and ranges live once, in the dataclasses.
+
+A field's metadata may hold `doc`, `unit`, `min`, `max`, `choices` and `live` (settable while running; all
+other parameters are read-only once the node has started).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar, get_type_hints
+
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    ParameterType,
+    SetParametersResult,
+)
+from rclpy.exceptions import ParameterException
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from dualfocus_ros.errors import DualFocusError, ParameterError
+
+Config = TypeVar("Config")
+
+_ROS_TYPES: dict[Any, int] = {
+    bool: ParameterType.PARAMETER_BOOL,
+    int: ParameterType.PARAMETER_INTEGER,
+    float: ParameterType.PARAMETER_DOUBLE,
+    str: ParameterType.PARAMETER_STRING,
+    tuple[float, ...]: ParameterType.PARAMETER_DOUBLE_ARRAY,
+}
+_INT_MAX = 2**31 - 1
+
+
+def declare(node: Node, config_class: type[Config], prefix: str = "") -> Config:
+    """Declare one parameter per field of a dataclass and return the dataclass with the values set.
+
+    Args:
+        node: declares them; values come from the command line, the launch file or YAML, else the defaults.
+        config_class: a frozen dataclass whose fields have defaults.
+        prefix: put before every name, e.g. `sweep.`.
+
+    Raises:
+        ParameterError: if a value has the wrong type or is out of range.
+    """
+    hints = get_type_hints(config_class)
+    values: dict[str, Any] = {}
+    for f in dataclasses.fields(config_class):  # type: ignore[arg-type]
+        values[f.name] = _declare_field(node, f, hints[f.name], prefix + f.name)
+    return config_class(**values)
+
+
+def make_live(
+    node: Node, current: Config, apply: Callable[[Config], None], prefix: str = ""
+) -> Callable[[list[Parameter]], SetParametersResult]:
+    """Let the `live` fields of a declared config be set while the node runs.
+
+    Each change makes a new config, which checks itself, and hands it to `apply`. Returns the callback so
+    that it can be removed.
+    """
+    names = {prefix + f.name: f.name for f in dataclasses.fields(current)}  # type: ignore[arg-type]
+    state = [current]
+
+    def on_set(parameters: list[Parameter]) -> SetParametersResult:
+        changes = {names[p.name]: p.value for p in parameters if p.name in names}
+        if not changes:
+            return SetParametersResult(successful=True)
+        try:
+            changed = dataclasses.replace(state[0], **changes)  # type: ignore[type-var]
+        except DualFocusError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        state[0] = changed
+        apply(changed)
+        return SetParametersResult(successful=True)
+
+    node.add_on_set_parameters_callback(on_set)
+    return on_set
+
+
+def refuse_unknown(node: Node, ignore_prefixes: Iterable[str] = ()) -> None:
+    """Raise ParameterError if a parameter was given that the node does not have.
+
+    ROS itself ignores such parameters, so a misspelt name would silently do nothing.
+    """
+    ignored = tuple(ignore_prefixes)
+    known = sorted(_overrides(node).keys() & node._parameters.keys())
+    declared = sorted(node._parameters.keys())
+    for name in _overrides(node):
+        if name in known or name.startswith(ignored or ("\0",)):
+            continue
+        near = difflib.get_close_matches(name, declared, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"it has {declared}"
+        raise ParameterError(f"node {node.get_name()!r} has no parameter {name!r}: {hint}")
+
+
+def _overrides(node: Node) -> dict[str, Parameter]:
+    # rclpy has no public way to see the values given to a node before they are declared.
+    overrides: dict[str, Parameter] = node._parameter_overrides
+    return overrides
+
+
+def _declare_field(node: Node, f: dataclasses.Field[Any], kind: Any, name: str) -> Any:
+    kind = _plain_type(kind)
+    default = list(f.default) if isinstance(f.default, tuple) else f.default
+    given = _overrides(node).get(name)
+    if given is not None and given.type_ == Parameter.Type.NOT_SET:
+        del _overrides(node)[name]  # `name: []` in YAML says nothing of its type
+    if given is not None and kind is float and given.type_ == Parameter.Type.INTEGER:
+        # Everybody writes `rate:=15` for 15.0.
+        _overrides(node)[name] = Parameter(name, Parameter.Type.DOUBLE, float(given.value))
+    try:
+        value = node.declare_parameter(name, default, _descriptor(f, kind)).value
+    except ParameterException as error:
+        unit = f" in {f.metadata['unit']}" if "unit" in f.metadata else ""
+        expected = f"expected {getattr(kind, '__name__', kind)}{unit}, e.g. {name}:={default}"
+        raise ParameterError(f"parameter {name}: {expected}; {error}") from error
+    choices = f.metadata.get("choices")
+    if choices and value not in choices:
+        near = difflib.get_close_matches(str(value), choices, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ParameterError(f"parameter {name}: expected one of {list(choices)}, got {value!r}{hint}")
+    return tuple(float(v) for v in value) if isinstance(f.default, tuple) else value
+
+
+def _plain_type(kind: Any) -> Any:
+    """Return str for Literal[...] of strings, else the type itself."""
+    return kind if kind in _ROS_TYPES else str
+
+
+def _descriptor(f: dataclasses.Field[Any], kind: Any) -> ParameterDescriptor:
+    meta = f.metadata
+    unit = f" [{meta['unit']}]" if "unit" in meta else ""
+    descriptor = ParameterDescriptor(
+        type=_ROS_TYPES[kind],
+        description=str(meta.get("doc", "")) + unit,
+        read_only=not meta.get("live", False),
+    )
+    if "choices" in meta:
+        descriptor.additional_constraints = "one of: " + ", ".join(meta["choices"])
+    if kind is float and ("min" in meta or "max" in meta):
+        low, high = float(meta.get("min", -math.inf)), float(meta.get("max", math.inf))
+        descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high, step=0.0)]
+    if kind is int and ("min" in meta or "max" in meta):
+        low_int, high_int = int(meta.get("min", -_INT_MAX)), int(meta.get("max", _INT_MAX))
+        descriptor.integer_range = [IntegerRange(from_value=low_int, to_value=high_int, step=1)]
+    return descriptor
