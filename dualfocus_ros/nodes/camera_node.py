@@ -11,9 +11,7 @@ from sensor_msgs.msg import CameraInfo, Image, JointState
 
 from dualfocus_ros import messages, parameters
 from dualfocus_ros.camera.base import FocusCamera
-from dualfocus_ros.camera.folder import FolderConfig
-from dualfocus_ros.camera.pick import CAMERA_CHOICES, make_camera
-from dualfocus_ros.camera.simulated import SimulatedConfig
+from dualfocus_ros.camera.pick import CAMERA_CHOICES, config_class, make_camera
 from dualfocus_ros.nodes.base import ManagedNode
 from dualfocus_ros.nodes.rates import Rate
 from dualfocus_ros.nodes.runner import run_until_stopped
@@ -32,18 +30,23 @@ class CameraNodeConfig:
     )
 
 
+# Prefix and dataclass of all parameters besides those of every node; one set a driver.
+PARAMETERS: tuple[tuple[str, Any], ...] = (
+    ("", CameraNodeConfig),
+    ("sweep.", SweepConfig),
+    *((f"{name}.", config_class(name)) for name in CAMERA_CHOICES),
+)
+
+
 class CameraNode(ManagedNode):
     """Drives the sweep on a thread of its own and publishes every frame with its own lens state."""
 
     def __init__(self, **kwargs: Any) -> None:
         """Declare all parameters."""
         super().__init__("camera", **kwargs)
-        self._config = parameters.declare(self, CameraNodeConfig)
-        self._sweep_config = parameters.declare(self, SweepConfig, "sweep.")
-        self._driver_configs = {
-            "simulated": parameters.declare(self, SimulatedConfig, "simulated."),
-            "folder": parameters.declare(self, FolderConfig, "folder."),
-        }
+        declared = [parameters.declare(self, kind, prefix) for prefix, kind in PARAMETERS]
+        self._config, self._sweep_config, *drivers = declared
+        self._driver_configs = dict(zip(CAMERA_CHOICES, drivers, strict=True))
         parameters.refuse_unknown(self, ignore_prefixes=("qos_overrides.",))
         self._camera: FocusCamera | None = None
         self._thread: threading.Thread | None = None

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from sensor_msgs.msg import CameraInfo, Image, JointState, PointCloud2
@@ -23,6 +24,7 @@ from dualfocus_ros.stack import BufferConfig, FocalStackBuffer
 from dualfocus_ros.types import DepthEstimate, FocalStack
 
 DEPTH_ENCODINGS = ("32FC1", "16UC1")
+LATENCY_KEY = "latency from last frame [ms]"
 
 
 @dataclass(frozen=True)
@@ -45,22 +47,25 @@ class DepthNodeConfig:
     )
 
 
+# Prefix and dataclass of all parameters besides those of every node.
+PARAMETERS: tuple[tuple[str, Any], ...] = (("", DepthNodeConfig), ("", BufferConfig), ("", EstimatorConfig))
+
+
 class DepthNode(ManagedNode):
     """Buffers the focal stack in its callbacks and estimates depth on a worker thread."""
 
     def __init__(self, **kwargs: Any) -> None:
         """Declare all parameters."""
         super().__init__("dualfocus", **kwargs)
-        self._config = parameters.declare(self, DepthNodeConfig)
-        self._buffer_config = parameters.declare(self, BufferConfig)
-        self._estimator_config = parameters.declare(self, EstimatorConfig)
+        declared = (parameters.declare(self, kind, prefix) for prefix, kind in PARAMETERS)
+        self._config, self._buffer_config, self._estimator_config = declared
         parameters.make_live(self, self._estimator_config, self._set_estimator_config)
         parameters.refuse_unknown(self, ignore_prefixes=("qos_overrides.",))
         self._resources = ExitStack()
         self._estimator: DepthEstimator | None = None
         self._worker: LatestWorker[FocalStack] | None = None
         self._inputs: dict[str, Any] = {}
-        self._outputs: tuple[Any, ...] = ()
+        self.outputs: tuple[Any, ...] = ()
         self._buffer = FocalStackBuffer(self._buffer_config)
         self._cloud = messages.PointCloudWriter()
         self._rates = {name: Rate() for name in ("camera/image_raw", "camera/camera_info", "camera/lens", "depth")}
@@ -71,12 +76,13 @@ class DepthNode(ManagedNode):
         """Load the engine and create the publishers."""
         engine = self._resources.enter_context(make_engine(self._config.engine))
         self._estimator = DepthEstimator(engine, self._estimator_config)
-        self._depth = self.output(Image, "~/depth")
-        self._camera_info = self.output(CameraInfo, "~/camera_info")
-        self._points = self.output(PointCloud2, "~/points")
-        self._confidence = self.output(Image, "~/confidence")
-        self._all_in_focus = self.output(Image, "~/all_in_focus")
-        self._outputs = (self._depth, self._camera_info, self._points, self._confidence, self._all_in_focus)
+        self.outputs = (
+            self.output(Image, "~/depth"),
+            self.output(CameraInfo, "~/camera_info"),
+            self.output(PointCloud2, "~/points"),
+            self.output(Image, "~/confidence"),
+            self.output(Image, "~/all_in_focus"),
+        )
         self._resources.callback(self._destroy_outputs)
         self.get_logger().info(f"engine {engine.name} on {engine.device}")
 
@@ -138,7 +144,7 @@ class DepthNode(ManagedNode):
             return
         if not stacks or self._worker is None:
             return
-        if not any(p.get_subscription_count() for p in self._outputs):
+        if not any(p.get_subscription_count() for p in self.outputs):
             self._drops["nobody_subscribes"] += len(stacks)
             return
         replaced = self._worker.put(stacks[-1])
@@ -156,25 +162,28 @@ class DepthNode(ManagedNode):
             return
         if not self.active:
             return
-        self._publish(estimate)
+        for _, publish in self.publishing(estimate):
+            publish()
         self._rates["depth"].tick()
         newest_ns = max(s.stamp_ns for s in stack.slices)
         self._latency_s = (self.get_clock().now().nanoseconds - newest_ns) * 1e-9
 
-    def _publish(self, e: DepthEstimate) -> None:
-        """Publish what somebody subscribes to, all with the stamp and frame of the reference."""
-        header = (e.stamp_ns, e.frame_id)
-        if self._depth.get_subscription_count():
-            encoding = self._config.depth_encoding
-            self._depth.publish(messages.depth_message(e.depth_m, *header, encoding))
-        if self._camera_info.get_subscription_count():
-            self._camera_info.publish(messages.camera_info_message(e.intrinsics, *header))
-        if self._points.get_subscription_count():
-            self._points.publish(self._cloud.write(e.depth_m, e.all_in_focus, e.intrinsics, *header))
-        if self._confidence.get_subscription_count():
-            self._confidence.publish(messages.confidence_message(e.confidence, *header))
-        if self._all_in_focus.get_subscription_count():
-            self._all_in_focus.publish(messages.rgb_message(e.all_in_focus, *header))
+    def publishing(self, e: DepthEstimate) -> Iterator[tuple[str, Callable[[], None]]]:
+        """Yield name and action for each output that somebody subscribes to.
+
+        All carry the stamp and frame of the reference. The action fills the message and publishes it.
+        """
+        at = (e.stamp_ns, e.frame_id)
+        fill: dict[str, Callable[[], Any]] = {
+            "depth": lambda: messages.depth_message(e.depth_m, *at, self._config.depth_encoding),
+            "camera_info": lambda: messages.camera_info_message(e.intrinsics, *at),
+            "points": lambda: self._cloud.write(e.depth_m, e.all_in_focus, e.intrinsics, *at),
+            "confidence": lambda: messages.confidence_message(e.confidence, *at),
+            "all_in_focus": lambda: messages.rgb_message(e.all_in_focus, *at),
+        }
+        for (name, make), publisher in zip(fill.items(), self.outputs, strict=True):
+            if publisher.get_subscription_count():
+                yield name, partial(_fill_and_publish, publisher, make)
 
     def _reject(self, error: DualFocusError) -> None:
         """Count and log what came in and cannot be used; the node goes on."""
@@ -187,9 +196,9 @@ class DepthNode(ManagedNode):
             self._estimator.config = config
 
     def _destroy_outputs(self) -> None:
-        for publisher in self._outputs:
+        for publisher in self.outputs:
             self.destroy_publisher(publisher)
-        self._outputs = ()
+        self.outputs = ()
 
     def diagnose(self) -> messages.Diagnostic:
         """Return rates, latency, drops by reason, engine, and what is wrong in words."""
@@ -207,7 +216,7 @@ class DepthNode(ManagedNode):
                 "alignment residual [px]": f"{abs(self._estimator.residual_px).max(initial=0.0):.3f}",
             }
         values |= {
-            "latency from last frame [ms]": f"{self._latency_s * 1e3:.1f}",
+            LATENCY_KEY: f"{self._latency_s * 1e3:.1f}",
             "focus positions": len(self._buffer.positions_dpt),
             "frames in memory": self._buffer.frames_held,
             "stacks completed": self._buffer.stacks_completed,
@@ -234,7 +243,7 @@ class DepthNode(ManagedNode):
 
     def _judge_no_depth(self) -> tuple[int, str]:
         """Say why inputs arrive and yet no depth leaves."""
-        if not any(p.get_subscription_count() for p in self._outputs):
+        if not any(p.get_subscription_count() for p in self.outputs):
             return 0, "idle: nobody subscribes to an output"
         drops = self._buffer.drops + self._drops
         if self._buffer.stacks_completed:
@@ -242,6 +251,10 @@ class DepthNode(ManagedNode):
         if self._buffer.frames_accepted and not self._buffer.positions_dpt:
             return 1, "no complete focus sweep yet: does the focus move over at least 3 positions and back?"
         return 1, f"no complete stack yet, dropped so far: {dict(drops)}"
+
+
+def _fill_and_publish(publisher: Any, make: Callable[[], Any]) -> None:
+    publisher.publish(make())
 
 
 def main() -> int:

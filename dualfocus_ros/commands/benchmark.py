@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`benchmark`: what the chain costs on this machine, in milliseconds and in percent of a core."""
+
+from __future__ import annotations
+
+import argparse
+
+NAME = "benchmark"
+HELP = "measure the cost of the ROS side and of the engines on this machine"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.add_argument("--width", type=int, default=640, help="image width in pixels")
+    parser.add_argument("--height", type=int, default=480, help="image height in pixels")
+    parser.add_argument("--slices", type=int, default=10, help="slices of a stack")
+    parser.add_argument("--rate", type=float, default=30.0, help="camera frames per second")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of the live part")
+    parser.add_argument("--engine", action="append", help="engine to measure (default: every one)")
+    parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print; return the exit code."""
+    import json
+    from pathlib import Path
+
+    from dualfocus_ros.engine.pick import ENGINE_CHOICES
+    from dualfocus_ros.nodes.benchmark import BenchmarkConfig, measure, report
+
+    config = BenchmarkConfig(
+        args.width, args.height, args.slices, args.rate, args.seconds, tuple(args.engine or ENGINE_CHOICES)
+    )
+    result = measure(config)
+    print(report(result))
+    if args.json:
+        Path(args.json).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return 0

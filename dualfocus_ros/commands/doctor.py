@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`doctor`: what is installed and usable, and what is missing, in plain words."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+NAME = "doctor"
+HELP = "say what is installed and usable here, and what is missing"
+
+OK, MISSING, OPTIONAL = "ok", "MISSING", "-"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; `state` is OK, MISSING (needed) or OPTIONAL (not there, not needed)."""
+
+    topic: str
+    state: str
+    text: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report; return 1 if something that the nodes need is missing."""
+    findings = examine()
+    width = max(len(f.topic) for f in findings)
+    for f in findings:
+        print(f"{f.state:>7}  {f.topic:<{width}}  {f.text}")
+    missing = [f.topic for f in findings if f.state == MISSING]
+    print()
+    if missing:
+        print(f"not ready: {', '.join(missing)}")
+        return 1
+    print("ready: everything that the nodes need is here")
+    return 0
+
+
+def examine() -> list[Finding]:
+    """Return all findings; no check of one thing can fail the others."""
+    findings: list[Finding] = []
+    for check in (_python, _libraries, _files, _ros, _messages, _dds, _bridge, _engines, _gpu, _cameras):
+        findings += _guarded(check)
+    return findings
+
+
+def _guarded(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
+    try:
+        return list(check())
+    except Exception as error:  # noqa: BLE001 - a broken installation is what this command is for
+        text = f"cannot be examined: {type(error).__name__}: {error}"
+        return [Finding(check.__name__.strip("_"), MISSING, text)]
+
+
+def _python() -> Iterator[Finding]:
+    good = sys.version_info >= (3, 10)
+    text = f"{platform.python_version()} on {platform.machine()}"
+    yield Finding("Python", OK if good else MISSING, text if good else f"{text}: expected 3.10 or newer")
+
+
+def _libraries() -> Iterator[Finding]:
+    for module, package, needed in (
+        ("numpy", "python3-numpy", True),
+        ("cv2", "python3-opencv", True),
+        ("yaml", "python3-yaml", True),
+        ("tabulate", "python3-tabulate", True),
+        ("matplotlib", "python3-matplotlib", True),
+    ):
+        if importlib.util.find_spec(module) is None:
+            yield Finding(module, MISSING if needed else OPTIONAL, f"not installed: apt install {package}, or pip")
+        else:
+            yield Finding(module, OK, str(getattr(importlib.import_module(module), "__version__", "")))
+
+
+def _files() -> Iterator[Finding]:
+    from dualfocus_ros.errors import DualFocusError
+    from dualfocus_ros.share import share_directory
+
+    try:
+        yield Finding("package files", OK, str(share_directory()))
+    except DualFocusError as error:
+        yield Finding("package files", MISSING, str(error))
+
+
+def _ros() -> Iterator[Finding]:
+    if importlib.util.find_spec("rclpy") is None:
+        yield Finding("rclpy", MISSING, "not installed: source /opt/ros/DISTRO/setup.bash, or make setup")
+        return
+    import importlib.metadata as metadata
+
+    import rclpy
+    from rclpy.utilities import get_rmw_implementation_identifier
+
+    try:
+        version = metadata.version("rclpy")
+    except metadata.PackageNotFoundError:
+        version = "of unknown version"
+    distro = os.environ.get("ROS_DISTRO") or "not sourced (wheels)"
+    yield Finding("rclpy", OK, f"{version}, ROS distribution: {distro}")
+    rclpy.init(args=[])
+    try:
+        yield Finding("middleware", OK, get_rmw_implementation_identifier())
+    finally:
+        rclpy.try_shutdown()
+
+
+def _messages() -> Iterator[Finding]:
+    for package in ("sensor_msgs", "std_srvs", "diagnostic_msgs"):
+        if importlib.util.find_spec(package) is None:
+            yield Finding(package, MISSING, f"not installed: apt install ros-DISTRO-{package.replace('_', '-')}")
+        else:
+            yield Finding(package, OK, "")
+
+
+def _dds() -> Iterator[Finding]:
+    from dualfocus_ros.dds import check_profile
+
+    result = check_profile()
+    # Not MISSING: launch files and the demo put the profile in force themselves.
+    yield Finding("Fast DDS profile", OK if result.ok else OPTIONAL, result.text)
+    shm = Path("/dev/shm")
+    if shm.is_dir():
+        free = shutil.disk_usage(shm).free
+        text = f"{free / 2**20:.0f} MiB free in shared memory"
+        if free < 64 * 2**20:
+            text += ", expected 64: give a container --shm-size=256m or --ipc=host"
+            yield Finding("shared memory", MISSING, text)
+        else:
+            yield Finding("shared memory", OK, text)
+
+
+def _bridge() -> Iterator[Finding]:
+    if importlib.util.find_spec("cv_bridge") and importlib.util.find_spec("cv_bridge.boost"):
+        yield Finding("cv_bridge", OK, "converts images")
+    else:
+        yield Finding("cv_bridge", OPTIONAL, "not here: images are converted by OpenCV itself, with equal results")
+
+
+def _engines() -> Iterator[Finding]:
+    from dualfocus_ros.engine.pick import ENGINE_CHOICES, make_engine
+    from dualfocus_ros.errors import DualFocusError
+
+    for name in ENGINE_CHOICES:
+        try:
+            with make_engine(name) as engine:
+                yield Finding(f"engine {name}", OK, f"runs on {engine.device}")
+        except DualFocusError as error:
+            yield Finding(f"engine {name}", OPTIONAL, str(error))
+
+
+def _gpu() -> Iterator[Finding]:
+    jetson = Path("/etc/nv_tegra_release")
+    if jetson.is_file():
+        yield Finding("GPU", OK, "Jetson, " + jetson.read_text(encoding="utf-8").splitlines()[0].strip("# "))
+        return
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        yield Finding("GPU", OPTIONAL, "no NVIDIA GPU (no nvidia-smi); the classical engine runs on the CPU")
+        return
+    query = [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    result = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False)
+    found = result.stdout.strip().replace("\n", "; ")
+    yield Finding("GPU", OK if found and result.returncode == 0 else OPTIONAL, found or result.stderr.strip())
+
+
+def _cameras() -> Iterator[Finding]:
+    from dualfocus_ros.camera.pick import CAMERA_CHOICES
+
+    yield Finding("camera drivers", OK, ", ".join(CAMERA_CHOICES))
+    names = [
+        f"/dev/{p.name} ({(p / 'name').read_text(encoding='utf-8').strip()})"
+        for p in sorted(Path("/sys/class/video4linux").glob("video*"))
+    ]
+    if names:
+        yield Finding("camera devices", OK, "; ".join(names))
+    else:
+        yield Finding("camera devices", OPTIONAL, "none: the simulated and the folder camera work without")

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the launch files share: checks of their arguments, and what the end of a node means.
+
+Imports neither ROS nor `launch` when loaded, so that all of it can be tested anywhere.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dualfocus_ros.errors import DualFocusError, ParameterError
+
+# Argument value that leaves a setting to the parameter file.
+FROM_PARAMS = "params"
+# `ros2 launch --launch-prefix` and its filter arrive as arguments.
+_LAUNCH_OWN = ("launch-prefix", "launch-prefix-filter")
+# glibc gives large buffers back to the kernel after every message by default; keeping them more than halves
+# the latency of a cloud and the CPU time of whoever takes it.
+NODE_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "268435456", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
+
+
+def refuse_unknown_arguments(declared: Iterable[str], launch_file: str, argv: Sequence[str]) -> None:
+    """Raise ParameterError if the command line gives an argument that the launch file does not declare.
+
+    `ros2 launch` itself ignores such arguments, so a misspelt one would silently do nothing. Only a command
+    line that names this launch file is looked at: where another file includes it, the arguments
+    belong to that one.
+
+    Args:
+        declared: names of the arguments.
+        launch_file: path of the launch file.
+        argv: the command line, `ros2 launch PACKAGE FILE name:=value ...`.
+    """
+    names = list(declared)
+    places = [i for i, word in enumerate(argv) if Path(word).name == Path(launch_file).name]
+    if not places:
+        return
+    for word in argv[places[0] + 1 :]:
+        name, separator, _ = word.partition(":=")
+        if not separator or name in names or name in _LAUNCH_OWN:
+            continue
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names)}"
+        raise ParameterError(f"{Path(launch_file).name} has no argument {name!r}: {hint}")
+
+
+def stack_folder(camera: str, stack: str) -> str | None:
+    """Return the absolute path of the recorded stack to play; None where the camera plays none.
+
+    Raises:
+        ParameterError: if a stack is missing, does not exist, or is given to a camera that plays none.
+    """
+    if camera != "folder":
+        if stack:
+            raise ParameterError(f"expected stack:= only with camera:=folder, got camera:={camera} stack:={stack}")
+        return None
+    if not stack:
+        raise ParameterError("camera:=folder plays a recorded focal stack: expected stack:=FOLDER, got none")
+    path = Path(stack).expanduser().absolute()
+    if not (path / "meta.json").is_file():
+        raise ParameterError(f"expected stack:= to be a folder with a meta.json and its images, got {path}")
+    return str(path)
+
+
+def parameter_file(argument: str, value: str) -> str:
+    """Return the absolute path of a parameter file that a launch argument names.
+
+    Raises:
+        ParameterError: if there is no such file.
+    """
+    path = Path(value).expanduser().absolute()
+    if not path.is_file():
+        raise ParameterError(f"expected {argument}:= to be a YAML file with parameters, got {path}: no such file")
+    return str(path)
+
+
+def chosen_breathing(argument: str, camera: str, depth_params: str) -> str | None:
+    """Return the `breathing` that the depth node is to be given; None: what its parameter file says.
+
+    The cameras of this package report intrinsics that follow the focus exactly, and constant ones mean that the
+    images are registered already. So `auto` is `camera_info` for them, where the node by itself would take
+    constant intrinsics for a lens whose driver does not know better.
+
+    Args:
+        argument: value of the launch argument, `params` or a breathing source.
+        camera: value of the launch argument; `none` is a camera of somebody else.
+        depth_params: parameter file of the depth node.
+
+    Raises:
+        ParameterError: if the file is not YAML.
+    """
+    wanted = file_value(depth_params, "breathing", "auto") if argument == FROM_PARAMS else argument
+    if wanted == "auto" and camera != "none":
+        return "camera_info"
+    return None if argument == FROM_PARAMS else argument
+
+
+def file_value(path: str, name: str, default: str) -> str:
+    """Return what a ROS parameter file says of a string parameter, in whichever node's section; else `default`.
+
+    Raises:
+        ParameterError: if the file cannot be read or is not a ROS parameter file.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ParameterError(f"expected {path} to be a YAML file with parameters: {error}") from error
+    if not isinstance(content, dict):
+        raise ParameterError(f"expected node names at the top of {path}, got {type(content).__name__}")
+    sections = [s["ros__parameters"] for s in content.values() if isinstance(s, dict) and "ros__parameters" in s]
+    found = [s[name] for s in sections if isinstance(s, dict) and name in s]
+    return str(found[-1]) if found else default
+
+
+def end_launch_with(node: str) -> Callable[[Any, Any], Any]:
+    """Return the `on_exit` of a node without which the launch is of no use.
+
+    The launch ends with the node; with an error of its own where the node had one, so that `ros2 launch` too
+    returns a non-zero exit code.
+    """
+
+    def on_exit(event: Any, context: Any) -> Any:
+        """Take `launch.events.process.ProcessExited` and the launch context."""
+        if context.is_shutdown:
+            return None
+        if event.returncode:
+            raise DualFocusError(f"node {node!r} ended with exit code {event.returncode}, see its output above")
+        from launch.actions import Shutdown
+
+        return Shutdown(reason=f"node {node!r} has ended")
+
+    return on_exit
+
+
+def values(context: Any, names: Iterable[str]) -> dict[str, str]:
+    """Return the values of launch arguments in a launch context, white space at the ends removed."""
+    return {name: os.fspath(context.launch_configurations[name]).strip() for name in names}

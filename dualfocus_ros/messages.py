@@ -1,0 +1,395 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arrays and plain values to and from ROS messages: pure functions, and the only place that fills messages.
+
+Bulk data goes into messages as `array.array('B')`: the one type that every rclpy takes without a check of
+each element. Messages are untyped here because their Python classes carry no annotations.
+"""
+
+from __future__ import annotations
+
+import array
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from sensor_msgs.msg import CameraInfo, JointState, PointCloud2, PointField
+from sensor_msgs.msg import Image as ImageMessage
+from std_msgs.msg import Header
+
+from dualfocus_ros import image_encodings
+from dualfocus_ros.errors import DualFocusError, InputError, MessageError
+from dualfocus_ros.geometry import FISHEYE_COUNTS, check_depth_size, fill_colours, fill_points
+from dualfocus_ros.image_encodings import Converter
+from dualfocus_ros.types import CameraFrame, FloatImage, Image, Intrinsics, LensModel, LensState
+
+LENS_FIELDS = ("focus_distance", "focal_length", "f_number", "pixel_pitch")
+MAX_DEPTH_MM = 65535
+POINT_DTYPE = np.dtype("<f4")
+POINT_BYTES = 16
+NS_PER_S = 1_000_000_000
+
+
+def stamp_to_ns(stamp: Any) -> int:
+    """Return a builtin_interfaces/Time in nanoseconds."""
+    return int(stamp.sec) * NS_PER_S + int(stamp.nanosec)
+
+
+def ns_to_stamp(stamp_ns: int) -> Any:
+    """Return a builtin_interfaces/Time of `stamp_ns` nanoseconds.
+
+    Raises:
+        InputError: if it does not fit the message (seconds are an int32).
+    """
+    sec, nanosec = divmod(int(stamp_ns), NS_PER_S)
+    if not -(2**31) <= sec < 2**31:
+        raise InputError(f"expected a stamp in nanoseconds whose seconds fit 32 bits, got {stamp_ns}")
+    return Time(sec=sec, nanosec=nanosec)
+
+
+def image_from_message(message: Any) -> Image:
+    """Return the pixels of a sensor_msgs/Image.
+
+    The colour conversions go through cv_bridge where ROS has it, else through OpenCV directly: the same
+    code behind both. Row padding and byte order are always undone here, because cv_bridge misplaces rows
+    whose padding is not a whole number of pixels.
+
+    Returns:
+        (H, W, 3) RGB or (H, W) grey, uint8 or uint16. rgb8 and mono8 (also 8UC1, and native 16-bit rgb or
+        grey) without padding come as a read-only view on the message's own buffer, without a copy: the array keeps
+        that buffer alive.
+
+    Raises:
+        MessageError: if the encoding is unknown, or step or data length do not fit.
+    """
+    return image_encodings.decode_image(
+        message.data,
+        message.height,
+        message.width,
+        message.encoding,
+        bool(message.is_bigendian),
+        message.step,
+        _cv_bridge_converter(),
+    )
+
+
+def depth_from_message(message: Any) -> FloatImage:
+    """Return a depth image message (32FC1 metres or 16UC1 millimetres) as (H, W) float32 metres.
+
+    Raises:
+        MessageError: as `image_encodings.decode_depth`.
+    """
+    return image_encodings.decode_depth(
+        message.data,
+        message.height,
+        message.width,
+        message.encoding,
+        bool(message.is_bigendian),
+        message.step,
+    )
+
+
+def depth_message(depth_m: FloatImage, stamp_ns: int, frame_id: str, encoding: str = "32FC1") -> Any:
+    """Return a depth image (REP 118).
+
+    Args:
+        depth_m: (H, W) metres along z; NaN no estimate, -inf too near, +inf too far (REP 117).
+        stamp_ns: of the header.
+        frame_id: of the header.
+        encoding: `32FC1`, metres as they are, or `16UC1`, rounded to millimetres; there 0 says that nothing
+            is known, and stands for all that is not finite, negative, or beyond 65.535 m.
+
+    Raises:
+        InputError: if the encoding is neither, or the depth not (H, W).
+    """
+    _check_plane(depth_m, "depth")
+    if encoding == "32FC1":
+        return _raw_image_message(np.asarray(depth_m, np.float32), encoding, stamp_ns, frame_id)
+    if encoding != "16UC1":
+        raise InputError(f"expected a depth encoding of 32FC1 (metres) or 16UC1 (millimetres), got {encoding!r}")
+    depth_mm = np.asarray(depth_m, np.float32) * np.float32(1e3)
+    np.rint(depth_mm, out=depth_mm)
+    # Not (in range) rather than (out of range): NaN has to end here too.
+    depth_mm[~((depth_mm >= 0) & (depth_mm <= MAX_DEPTH_MM))] = 0
+    return _raw_image_message(depth_mm.astype(np.uint16), encoding, stamp_ns, frame_id)
+
+
+def confidence_message(confidence: FloatImage, stamp_ns: int, frame_id: str) -> Any:
+    """Return a 32FC1 image of confidences (H, W) in 0..1.
+
+    Raises:
+        InputError: if it is not (H, W).
+    """
+    _check_plane(confidence, "confidence")
+    return _raw_image_message(np.asarray(confidence, np.float32), "32FC1", stamp_ns, frame_id)
+
+
+def rgb_message(rgb: npt.NDArray[np.uint8], stamp_ns: int, frame_id: str) -> Any:
+    """Return an rgb8 image of (H, W, 3) uint8 RGB.
+
+    Raises:
+        MessageError: if it is not that.
+    """
+    return image_message(rgb, "rgb8", stamp_ns, frame_id)
+
+
+def image_message(image: Image, encoding: str, stamp_ns: int, frame_id: str) -> Any:
+    """Return an image whose samples are already laid out as `encoding` says (see `check_layout`).
+
+    Raises:
+        MessageError: if the encoding is unknown or the array not laid out so.
+    """
+    image_encodings.check_layout(image, encoding)
+    message = _raw_image_message(image, encoding, stamp_ns, frame_id)
+    message.height = image.shape[0] * 2 // image_encodings.ENCODINGS[encoding].half_rows
+    return message
+
+
+def camera_image_message(frame: CameraFrame, frame_id: str) -> Any:
+    """Return the image of a camera frame in the encoding in which the camera gave it.
+
+    Raises:
+        MessageError: if the frame's encoding does not fit its array.
+    """
+    return image_message(frame.image, frame.encoding, frame.stamp_ns, frame_id)
+
+
+def camera_info_message(intrinsics: Intrinsics, stamp_ns: int, frame_id: str) -> Any:
+    """Return the intrinsics as sensor_msgs/CameraInfo: R is the identity and P is K.
+
+    Without distortion it says `plumb_bob` with five zeros, as consumers of CameraInfo expect.
+    """
+    k = intrinsics
+    message = CameraInfo(header=_header(stamp_ns, frame_id), height=int(k.height), width=int(k.width))
+    fx, fy, cx, cy = float(k.fx_px), float(k.fy_px), float(k.cx_px), float(k.cy_px)
+    message.k = [fx, 0.0, cx, 0.0, fy, cy, 0.0, 0.0, 1.0]
+    message.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+    message.p = [fx, 0.0, cx, 0.0, 0.0, fy, cy, 0.0, 0.0, 0.0, 1.0, 0.0]
+    message.distortion_model = k.distortion_model if k.distortion else "plumb_bob"
+    message.d = [float(d) for d in k.distortion or (0.0,) * 5]
+    return message
+
+
+def intrinsics_from_message(message: Any) -> Intrinsics:
+    """Return the intrinsics of the image that comes with a sensor_msgs/CameraInfo.
+
+    K and D describe the unrectified image at full resolution; region of interest and binning are applied
+    in that order. Binning is taken as averaging b x b pixels, so with integer pixel centres
+    cx' = (cx - x_offset + 0.5) / b - 0.5. Polynomial distortion of zeros only is returned as none.
+
+    Raises:
+        MessageError: if the camera is not calibrated, or the message contradicts itself.
+    """
+    k = np.asarray(message.k, dtype=np.float64)
+    if not k.any():
+        raise MessageError(
+            "expected a calibrated camera, got a camera_info whose K is all zero: run camera_calibration, or "
+            "give the camera driver its calibration file (camera_info_url)"
+        )
+    roi = message.roi
+    full = roi.width == 0 and roi.height == 0
+    width, height = (message.width, message.height) if full else (roi.width, roi.height)
+    inside = roi.x_offset + width <= message.width and roi.y_offset + height <= message.height
+    if width < 1 or height < 1 or not inside:
+        raise MessageError(
+            f"expected an image size, and a region of interest inside of it, in camera_info; got "
+            f"{message.width} x {message.height} and {width} x {height} at ({roi.x_offset}, {roi.y_offset})"
+        )
+    # A region without a size but with an offset is a driver's leftover: the whole image has no offset.
+    x_offset, y_offset = (0, 0) if full else (roi.x_offset, roi.y_offset)
+    bx, by = max(message.binning_x, 1), max(message.binning_y, 1)
+    distortion = tuple(float(d) for d in message.d)
+    plain = message.distortion_model not in FISHEYE_COUNTS and not any(distortion)
+    try:
+        return Intrinsics(
+            width // bx,
+            height // by,
+            float(k[0]) / bx,
+            float(k[4]) / by,
+            (float(k[2]) - x_offset + 0.5) / bx - 0.5,
+            (float(k[5]) - y_offset + 0.5) / by - 0.5,
+            "" if plain else message.distortion_model,
+            () if plain else distortion,
+        )
+    except InputError as error:
+        raise MessageError(f"camera_info is not usable: {error}") from error
+
+
+def lens_message(state: LensState, frame_id: str) -> Any:
+    """Return a lens state as sensor_msgs/JointState: names as `LENS_FIELDS`, values in m, m, 1, m.
+
+    The speed of the focus distance (m/s) is the velocity of `focus_distance`. All arrays are filled: some
+    bag tools stumble over empty ones.
+    """
+    lens = state.lens
+    values = (state.focus_distance_m, lens.focal_length_m, lens.f_number, lens.pixel_pitch_m)
+    return JointState(
+        header=_header(state.stamp_ns, frame_id),
+        name=list(LENS_FIELDS),
+        position=[float(v) for v in values],
+        velocity=[float(state.focus_speed_mps), 0.0, 0.0, 0.0],
+        effort=[0.0] * len(LENS_FIELDS),
+    )
+
+
+def lens_state_from_message(message: Any) -> LensState:
+    """Return the lens state in a sensor_msgs/JointState as `lens_message` fills it.
+
+    The names may come in any order and among others. Without velocities the focus stands still.
+
+    Raises:
+        MessageError: if a name is missing or double, an array has the wrong length, or a value is not physical.
+    """
+    names, position, velocity = list(message.name), message.position, message.velocity
+    if len(position) != len(names):
+        raise MessageError(f"lens: expected one position for each of the {len(names)} names, got {len(position)}")
+    if len(velocity) not in (0, len(names)):
+        raise MessageError(
+            f"lens: expected no velocity or one for each of the {len(names)} names, got {len(velocity)}"
+        )
+    if any(names.count(name) != 1 for name in LENS_FIELDS):
+        raise MessageError(f"lens: expected the names {', '.join(LENS_FIELDS)} once each, got {names}")
+    focus, focal_length, f_number, pitch = (float(position[names.index(name)]) for name in LENS_FIELDS)
+    if not focus > 0.0:
+        raise MessageError(f"lens: expected focus_distance in metres above 0 (inf is legal), got {focus}")
+    speed = float(velocity[names.index("focus_distance")]) if len(velocity) else 0.0
+    try:
+        lens = LensModel(focal_length, f_number, pitch)
+        return LensState(stamp_to_ns(message.header.stamp), focus, lens, speed)
+    except DualFocusError as error:
+        raise MessageError(f"lens: {error}") from error
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """One line of /diagnostics as plain data; `level` is 0 ok, 1 warning, 2 error, 3 stale."""
+
+    name: str
+    level: int
+    message: str
+    values: Mapping[str, object] = field(default_factory=dict)
+    hardware_id: str = ""
+
+
+def diagnostic_array_message(diagnostics: Sequence[Diagnostic], stamp_ns: int) -> Any:
+    """Return diagnostic_msgs/DiagnosticArray; the values are written with `str`."""
+    status = [
+        DiagnosticStatus(
+            level=bytes([d.level]),
+            name=d.name,
+            message=d.message,
+            hardware_id=d.hardware_id,
+            values=[KeyValue(key=key, value=str(value)) for key, value in d.values.items()],
+        )
+        for d in diagnostics
+    ]
+    return DiagnosticArray(header=_header(stamp_ns, ""), status=status)
+
+
+class PointCloudWriter:
+    """Writes organised clouds into one message that it keeps: for a publisher that sends one per stack.
+
+    The message returned is valid until the next call, which writes into the same buffer. Publishing
+    serialises at once, so a node may reuse it. Not thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._message = PointCloud2(
+            fields=[
+                PointField(name=name, offset=4 * i, datatype=PointField.FLOAT32, count=1)
+                for i, name in enumerate(("x", "y", "z", "rgb"))
+            ],
+            is_bigendian=False,
+            is_dense=False,
+            point_step=POINT_BYTES,
+        )
+        self._points = np.zeros((0, 0, 4), dtype=POINT_DTYPE)
+
+    def write(
+        self,
+        depth_m: FloatImage,
+        rgb: npt.NDArray[np.uint8],
+        intrinsics: Intrinsics,
+        stamp_ns: int,
+        frame_id: str,
+    ) -> Any:
+        """Return the depth image as sensor_msgs/PointCloud2 in the optical frame (REP 103).
+
+        Args:
+            depth_m: (H, W) metres along z; what is not finite becomes a point of NaN that keeps its colour.
+            rgb: (H, W, 3) RGB.
+            intrinsics: of both.
+            stamp_ns: of the header.
+            frame_id: of the header, an optical frame.
+
+        Returns:
+            Organised cloud of float32 x, y, z and rgb (0x00RRGGBB in the bits of a float32, as PCL and
+            RViz read it), 16 bytes a point, little endian.
+
+        Raises:
+            InputError: if the sizes or types differ from these.
+        """
+        check_depth_size(depth_m, intrinsics)
+        height, width = depth_m.shape
+        if self._points.shape[:2] != (height, width):
+            self._resize(height, width)
+        fill_colours(self._points[..., 3].view("<u4"), rgb)
+        fill_points(self._points[..., :3], depth_m, intrinsics)
+        self._message.header = _header(stamp_ns, frame_id)
+        return self._message
+
+    def _resize(self, height: int, width: int) -> None:
+        self._message.height, self._message.width = height, width
+        self._message.row_step = width * POINT_BYTES
+        self._message.data = array.array("B", bytes(height * width * POINT_BYTES))
+        # rclpy keeps this array or a copy of it, depending on its field checks: look at what it has kept.
+        self._points = np.frombuffer(self._message.data, dtype=POINT_DTYPE).reshape(height, width, 4)
+
+
+def points_message(
+    depth_m: FloatImage, rgb: npt.NDArray[np.uint8], intrinsics: Intrinsics, stamp_ns: int, frame_id: str
+) -> Any:
+    """Return a cloud in a message of its own, arguments and errors as `PointCloudWriter.write`."""
+    return PointCloudWriter().write(depth_m, rgb, intrinsics, stamp_ns, frame_id)
+
+
+def _header(stamp_ns: int, frame_id: str) -> Any:
+    return Header(stamp=ns_to_stamp(stamp_ns), frame_id=frame_id)
+
+
+def _raw_image_message(image: npt.NDArray[Any], encoding: str, stamp_ns: int, frame_id: str) -> Any:
+    data = array.array("B")
+    data.frombytes(np.ascontiguousarray(image).data.cast("B"))
+    message = ImageMessage(header=_header(stamp_ns, frame_id), encoding=encoding)
+    message.height, message.width = image.shape[:2]
+    message.step = image.nbytes // image.shape[0]
+    message.is_bigendian = int(sys.byteorder == "big")
+    message.data = data
+    return message
+
+
+def _check_plane(values: npt.NDArray[Any], what: str) -> None:
+    if values.ndim != 2 or 0 in values.shape or not np.issubdtype(values.dtype, np.floating):
+        raise InputError(
+            f"expected {what} as floating point of shape (H, W), got {values.dtype} of shape {values.shape}"
+        )
+
+
+@lru_cache(maxsize=1)
+def _cv_bridge_converter() -> Converter | None:
+    """Return cv_bridge's colour conversion, None where the real cv_bridge is not there.
+
+    The real one has a compiled part. The package of that name on PyPI has not, decodes 16UC1 wrongly and
+    knows no yuv. A cv_bridge compiled for another numpy fails to import in one of several ways.
+    """
+    try:
+        from cv_bridge.boost.cv_bridge_boost import cvtColor2
+    except (ImportError, AttributeError, SystemError, RuntimeError):
+        return None
+    convert: Converter = cvtColor2
+    return convert

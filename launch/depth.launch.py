@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starts the whole chain: a camera that sweeps its focus, the node that makes depth of it, and RViz if asked."""
+
+import sys
+from pathlib import Path
+
+from launch import LaunchDescription
+from launch.actions import (
+    DeclareLaunchArgument,
+    IncludeLaunchDescription,
+    OpaqueFunction,
+    SetEnvironmentVariable,
+)
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch_ros.actions import Node
+
+from dualfocus_ros import dds, launching, share
+
+CAMERA_TOPICS = ("image_raw", "camera_info", "lens")
+DEPTH_TOPICS = ("depth", "camera_info", "points", "confidence", "all_in_focus")
+
+ARGUMENTS = [
+    DeclareLaunchArgument(
+        "camera",
+        default_value="simulated",
+        choices=["simulated", "folder", "none"],
+        description="Which camera to start: a simulated one, a folder with a recorded focal stack (see stack), "
+        "or none where a driver of your own runs (see camera_name). Goes before `driver` of camera_params",
+    ),
+    DeclareLaunchArgument(
+        "camera_name",
+        default_value="camera",
+        description="Name of the camera node; depth is made from its topics image_raw, camera_info and lens",
+    ),
+    DeclareLaunchArgument(
+        "stack", default_value="", description="Folder of the recorded focal stack; only with camera:=folder"
+    ),
+    DeclareLaunchArgument(
+        "engine",
+        default_value=launching.FROM_PARAMS,
+        choices=[launching.FROM_PARAMS, "classical"],
+        description="What estimates the depth; params: as in depth_params",
+    ),
+    DeclareLaunchArgument(
+        "mode",
+        default_value=launching.FROM_PARAMS,
+        choices=[launching.FROM_PARAMS, "sweep", "sliding"],
+        description="One depth a sweep, or after the first sweep one a frame; params: as in depth_params",
+    ),
+    DeclareLaunchArgument(
+        "breathing",
+        default_value=launching.FROM_PARAMS,
+        choices=[launching.FROM_PARAMS, "auto", "camera_info", "thin_lens", "none"],
+        description="Where the change of the field of view with focus is taken from; params: as in depth_params. "
+        "Auto is camera_info with the cameras of this package",
+    ),
+    DeclareLaunchArgument(
+        "camera_params",
+        default_value=str(share.shared_file("config", "camera.yaml")),
+        description="YAML file with the parameters of the camera node",
+    ),
+    DeclareLaunchArgument(
+        "depth_params",
+        default_value=str(share.shared_file("config", "depth.yaml")),
+        description="YAML file with the parameters of the depth node",
+    ),
+    DeclareLaunchArgument(
+        "namespace", default_value="", description="Namespace of all nodes, e.g. one per camera"
+    ),
+    DeclareLaunchArgument(
+        "rviz", default_value="false", choices=["true", "false"], description="Show depth and points in RViz"
+    ),
+    DeclareLaunchArgument(
+        "use_sim_time", default_value="false", choices=["true", "false"], description="Take the time from /clock"
+    ),
+    DeclareLaunchArgument(
+        "log_level",
+        default_value="info",
+        choices=["debug", "info", "warn", "error", "fatal"],
+        description="What the nodes log",
+    ),
+]
+NAMES = [argument.name for argument in ARGUMENTS]
+
+
+def camera(args):
+    """Return the camera as its own launch file starts it."""
+    names = ("camera", "camera_name", "stack", "camera_params", "namespace", "use_sim_time", "log_level")
+    source = PythonLaunchDescriptionSource(str(Path(__file__).with_name("camera.launch.py")))
+    return IncludeLaunchDescription(source, launch_arguments=[(name, args[name]) for name in names])
+
+
+def depth_node(args):
+    """Return the depth node."""
+    depth_params = launching.parameter_file("depth_params", args["depth_params"])
+    parameters = {"use_sim_time": args["use_sim_time"] == "true"}
+    parameters.update((n, args[n]) for n in ("engine", "mode") if args[n] != launching.FROM_PARAMS)
+    breathing = launching.chosen_breathing(args["breathing"], args["camera"], depth_params)
+    if breathing is not None:
+        parameters["breathing"] = breathing
+    topics = CAMERA_TOPICS if args["camera_name"] != "camera" else ()
+    return Node(
+        package="dualfocus_ros",
+        executable="depth_node",
+        name="dualfocus",
+        namespace=args["namespace"],
+        parameters=[depth_params, parameters],
+        remappings=[(f"camera/{topic}", f"{args['camera_name']}/{topic}") for topic in topics],
+        arguments=["--ros-args", "--log-level", args["log_level"]],
+        additional_env=launching.NODE_ENVIRONMENT,
+        output="screen",
+        on_exit=launching.end_launch_with("dualfocus"),
+    )
+
+
+def rviz(args):
+    """Return RViz with the display of the depth node's topics."""
+    prefix = f"/{args['namespace'].strip('/')}" if args["namespace"].strip("/") else ""
+    return Node(
+        package="rviz2",
+        executable="rviz2",
+        name="rviz2",
+        namespace=args["namespace"],
+        parameters=[{"use_sim_time": args["use_sim_time"] == "true"}],
+        remappings=[(f"/dualfocus/{topic}", f"{prefix}/dualfocus/{topic}") for topic in DEPTH_TOPICS],
+        arguments=["-d", str(share.shared_file("config", "dualfocus.rviz"))],
+        output="log",
+    )
+
+
+def setup(context):
+    """Return what the argument values ask for."""
+    launching.refuse_unknown_arguments(NAMES, __file__, sys.argv)
+    args = launching.values(context, NAMES)
+    launching.stack_folder(args["camera"], args["stack"])
+    actions = [SetEnvironmentVariable(name, value) for name, value in dds.profile_environment().items()]
+    # RViz first: where it is not installed, launch fails, and would leave behind what it has started before.
+    if args["rviz"] == "true":
+        actions.append(rviz(args))
+    if args["camera"] != "none":
+        actions.append(camera(args))
+    return [*actions, depth_node(args)]
+
+
+def generate_launch_description():
+    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=setup)])

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Build of the ament_python package; `colcon build` and `pip install .` both come through here."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+PACKAGE = "dualfocus_ros"
+SHARE = Path("share") / PACKAGE
+
+# Folders that go to share/dualfocus_ros as they are, with every file below them.
+SHARED_FOLDERS = ("launch", "config", "models")
+
+
+def shared_files() -> list[tuple[str, list[str]]]:
+    """Return (install folder, files) for all that is found at run time through the share directory."""
+    found: dict[Path, list[str]] = {}
+    for top in SHARED_FOLDERS:
+        for path in sorted(Path(top).rglob("*")):
+            hidden = any(part.startswith((".", "__")) for part in path.parts)
+            if path.is_file() and not hidden:
+                found.setdefault(SHARE / path.parent, []).append(str(path))
+    return [(str(folder), files) for folder, files in found.items()]
+
+
+setup(
+    name=PACKAGE,
+    version="0.1.0",
+    packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
+        (str(SHARE), ["package.xml"]),
+        *shared_files(),
+    ],
+    python_requires=">=3.10",
+    # ROS users get NumPy, OpenCV and the rest from apt through rosdep. Those leave no pip metadata under the
+    # names that pip knows (apt's OpenCV has none at all), so requiring them here would break installed scripts.
+    # pip users ask for them: pip install .[runtime]
+    install_requires=["setuptools"],
+    extras_require={
+        "runtime": [
+            "numpy>=1.21",
+            "opencv-python-headless>=4.5",
+            "PyYAML>=5.4",
+            "tabulate>=0.8",
+            "matplotlib>=3.5",
+        ],
+        # colcon runs pytest only where an extra of this name asks for it.
+        "test": ["pytest>=6.2", "pytest-timeout>=2.1", "scipy>=1.8"],
+    },
+    zip_safe=False,
+    maintainer="dualfocus_ros maintainers",
+    description="Metric depth from a camera with movable focus: focal sweep, alignment, depth and point clouds.",
+    license="Apache-2.0",
+    entry_points={
+        "console_scripts": [
+            "camera_node = dualfocus_ros.nodes.executables:camera_node",
+            "depth_node = dualfocus_ros.nodes.executables:depth_node",
+            "dualfocus = dualfocus_ros.cli:main",
+        ],
+    },
+)
