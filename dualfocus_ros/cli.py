@@ -23,6 +23,7 @@ COMMANDS = (
     "evaluate",
     "demo",
     "doctor",
+    "benchmark",
 )
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130

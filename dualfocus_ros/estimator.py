@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from dualfocus_ros.align import BREATHING_CHOICES, Breathing, align
 from dualfocus_ros.engine.base import DepthEngine, EngineOutput
@@ -78,7 +79,7 @@ class DepthEstimator:
         self.engine = engine
         self.config = config or EstimatorConfig()
         self.timing = Timing(0.0, 0.0)
-        self.residual_px = np.zeros((0, 3))
+        self.residual_px: npt.NDArray[np.float64] = np.zeros((0, 3))
 
     def estimate(self, stack: FocalStack) -> DepthEstimate:
         """Estimate depth in the reference frame of the stack.

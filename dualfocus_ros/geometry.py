@@ -183,7 +183,7 @@ def _undistort_polynomial(pixels: FloatArray, intrinsics: Intrinsics) -> FloatAr
     if hasattr(cv2, "undistortPointsIter"):  # OpenCV 4; merged into undistortPoints by OpenCV 5
         rays = cv2.undistortPointsIter(pixels, k, d, None, None, criteria)
     else:
-        rays = cv2.undistortPoints(pixels, k, d, criteria=criteria)
+        rays = cv2.undistortPoints(pixels, k, d, criteria=criteria)  # type: ignore[call-overload]
     return _without_failures(rays, _distort_polynomial(rays, intrinsics.distortion), pixels, intrinsics)
 
 

@@ -12,8 +12,8 @@ from dualfocus_ros.types import CameraFrame, LensModel
 class FocusCamera(Protocol):
     """A camera whose focus can be moved. Drivers are context managers; leaving closes the device.
 
-    One thread uses a camera at a time. All methods raise CameraError where the device fails, and LensError
-    where a focus distance cannot be reached.
+    One thread uses a camera at a time, but any may call `interrupt`. All methods raise CameraError where the
+    device fails, and LensError where a focus distance cannot be reached.
     """
 
     @property
@@ -37,6 +37,9 @@ class FocusCamera(Protocol):
 
     def read(self) -> CameraFrame:
         """Wait for the next exposure and return it with the lens state of that very exposure."""
+
+    def interrupt(self) -> None:
+        """Make `__enter__` or `read`, under way on another thread, end soon, with CameraError or a frame."""
 
     def __enter__(self) -> FocusCamera:
         """Open the device."""

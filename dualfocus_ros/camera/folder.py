@@ -116,6 +116,9 @@ class FolderCamera:
             ground_truth_m=self._truth_m,
         )
 
+    def interrupt(self) -> None:
+        """Nothing to do: no call takes longer than a frame."""
+
     def __enter__(self) -> FolderCamera:
         """Start playing."""
         self._clock = FrameClock(self.config.rate_hz, exposure_s=0.0)

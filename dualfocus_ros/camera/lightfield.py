@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ import numpy.typing as npt
 from dualfocus_ros.camera.sensor import srgb_to_linear
 from dualfocus_ros.camera.surfaces import Surface, trace
 from dualfocus_ros.camera.textures import Texture
+from dualfocus_ros.errors import CameraError
 from dualfocus_ros.types import FloatImage, Intrinsics
 
 Vector = npt.NDArray[np.float64]
@@ -65,8 +67,9 @@ class LightField:
         focus_dpt: tuple[float, float],
         views: int,
         margin_px: float,
+        interrupted: threading.Event | None = None,
     ) -> None:
-        """Render the views.
+        """Prepare; `render` then makes the views.
 
         Args:
             surfaces: the scene in the camera frame.
@@ -75,6 +78,7 @@ class LightField:
             focus_dpt: smallest and largest focus position that will be asked for, dioptres.
             views: number of views.
             margin_px: how much farther than the reference the widest slice sees, on either side.
+            interrupted: once set, `render` and `refocus` end with CameraError.
         """
         self._reference = reference
         self._aperture_m = aperture_m
@@ -91,10 +95,23 @@ class LightField:
         self._surfaces = surfaces
         central = (self._axis(0.0, 0, 0, 0.0), self._axis(0.0, 1, 0, 0.0))
         _, self.inverse_depth = trace(surfaces, central[0], central[1], np.zeros(3))
-        self._views: list[Texture] = list(self._pool.map(self._view, range(views)))
+        self._views: list[Texture] = []
+        self._interrupted = interrupted or threading.Event()
+
+    def render(self) -> None:
+        """Render the views.
+
+        Raises:
+            CameraError: if interrupted.
+        """
+        self._views = list(self._pool.map(self._view, range(len(self._points))))
 
     def refocus(self, focus_dpt: float, framing: Framing) -> FloatImage:
-        """Return the noise-free picture (H, W, 3) float32, linear light in 0..1, focused at `focus_dpt`."""
+        """Return the noise-free picture (H, W, 3) float32, linear light in 0..1, focused at `focus_dpt`.
+
+        Raises:
+            CameraError: if interrupted.
+        """
         groups = np.array_split(np.arange(len(self._views)), self._workers)
         sums = self._pool.map(lambda group: self._sum(group, focus_dpt, framing), groups)
         total = sum(sums, np.zeros((self._reference.height, self._reference.width, 3), np.float32))
@@ -113,7 +130,12 @@ class LightField:
         slopes = ((at - centre) / f - pupil_m * self._middle_dpt).astype(np.float32)
         return slopes[None, :] if axis == 0 else slopes[:, None]
 
+    def _go_on(self) -> None:
+        if self._interrupted.is_set():
+            raise CameraError("the simulated camera was interrupted")
+
     def _view(self, index: int) -> Texture:
+        self._go_on()
         (ax, ay), (jx, jy) = self._points[index], self._jitter[index]
         xs, ys = self._axis(ax, 0, self._margin, jx), self._axis(ay, 1, self._margin, jy)
         image, _ = trace(self._surfaces, xs, ys, np.array([ax, ay, 0.0]))
@@ -124,6 +146,7 @@ class LightField:
         total = np.zeros((k.height, k.width, 3), np.float32)
         nearest = np.empty((k.height, k.width, 2), np.int16)
         for i in views:
+            self._go_on()
             shift = self._points[i] * k.fx_px * (focus_dpt - self._middle_dpt)
             nearest[..., 0] = self._lookup(0, framing.cx_px, framing.f_px, shift[0], self._jitter[i, 0])
             nearest[..., 1] = self._lookup(1, framing.cy_px, framing.f_px, shift[1], self._jitter[i, 1])[:, None]

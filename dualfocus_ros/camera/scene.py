@@ -233,7 +233,7 @@ class _Builder:
         colour: Colour,
         disc: bool = False,
     ) -> None:
-        normal = np.cross(v_axis, u_axis)  # outwards
+        normal = np.asarray(np.cross(v_axis, u_axis), np.float64)  # outwards
         if normal @ origin > 0.02:  # turned away, for every point of the pupil
             return
         texel = float(origin[2]) / TEXELS_PER_RAD

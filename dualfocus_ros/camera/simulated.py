@@ -8,6 +8,7 @@ of a focus position once when it is first needed. A live frame then only costs n
 from __future__ import annotations
 
 import math
+import threading
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -109,6 +110,7 @@ class SimulatedCamera:
         self._mechanics = Mechanics(c.seed, self._dpt_range, c.scale_error, c.shift_error_px)
         self.reference_intrinsics = self._intrinsics(c.near_m)
         self._opened: _Opened | None = None
+        self._interrupted = threading.Event()
 
     @property
     def lens(self) -> LensModel:
@@ -135,17 +137,33 @@ class SimulatedCamera:
         """Return what no driver knows of a slice: for tests and evaluation only."""
         return self._mechanics.at(1.0 / focus_distance_m)
 
+    def interrupt(self) -> None:
+        """End the rendering of the scene or of a picture that is under way on another thread."""
+        self._interrupted.set()
+
     def __enter__(self) -> SimulatedCamera:
-        """Render the views of the scene (seconds)."""
+        """Render the views of the scene (seconds).
+
+        Raises:
+            CameraError: if interrupted.
+        """
+        self._interrupted.clear()
         c, reference = self.config, self.reference_intrinsics
         # The widest slice sees 1 / narrowest times as far from the axis as the reference does.
         narrowest = self._intrinsics(c.far_m).fx_px / reference.fx_px * (1.0 - c.scale_error)
         margin = 0.5 * max(c.width, c.height) * (1.0 / narrowest - 1.0) + c.shift_error_px + 1.0
         with ExitStack() as undo:
             field = LightField(
-                make_scene(c.seed), reference, self._lens.aperture_m, self._dpt_range, c.views, margin
+                make_scene(c.seed),
+                reference,
+                self._lens.aperture_m,
+                self._dpt_range,
+                c.views,
+                margin,
+                self._interrupted,
             )
             undo.callback(field.close)
+            field.render()
             self._opened = _Opened(c, field)
             undo.pop_all()
         return self

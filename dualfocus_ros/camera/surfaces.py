@@ -94,7 +94,7 @@ class Plane:
 
     def intersect(self, xs: FloatImage, ys: FloatImage, eye: Vector) -> Hit:
         """Return where the rays meet the plane: 1/z is affine in the pixel coordinates."""
-        normal = np.cross(self.u_axis, self.v_axis)
+        normal = np.asarray(np.cross(self.u_axis, self.v_axis), np.float64)
         distance = float(normal @ (self.origin - eye))
         if abs(distance) < _GRAZING:
             nothing = np.zeros((ys.shape[0], xs.shape[1]), np.float32)
@@ -165,10 +165,10 @@ class Cylinder:
 
     def intersect(self, xs: FloatImage, ys: FloatImage, eye: Vector) -> Hit:
         """Return the nearer intersection with the side, a circle in the plane across the axis."""
-        e1 = np.cross(self.axis, [0.0, 0.0, 1.0])
-        e1 = e1 / np.linalg.norm(e1)
+        across = np.cross(self.axis, [0.0, 0.0, 1.0])
+        e1 = np.asarray(across / np.linalg.norm(across), np.float64)
         e2 = np.cross(e1, self.axis)
-        e2 = -e2 if e2[2] > 0 else e2  # towards the camera
+        e2 = np.asarray(-e2 if e2[2] > 0 else e2, np.float64)  # towards the camera
         to = self.base - eye
         r1, r2, s1, s2 = _affine(e1, xs, ys), _affine(e2, xs, ys), np.float32(to @ e1), np.float32(to @ e2)
         a, b = r1 * r1 + r2 * r2, r1 * s1 + r2 * s2

@@ -207,7 +207,8 @@ def _sharpest_dpt(sharpness: list[FloatImage], focus_dpt: FloatVector) -> FloatI
         smoothed = _smooth(measure, AIF_SIGMA_PX)
         index[smoothed > best] = n
         cv2.max(best, smoothed, dst=best)
-    return focus_dpt.astype(np.float32)[index]
+    sharpest: FloatImage = focus_dpt.astype(np.float32)[index]
+    return sharpest
 
 
 def _first_all_in_focus(scene: _Scene, depth_dpt: FloatImage) -> FloatImage:

@@ -21,7 +21,7 @@ def guided_filter(volume: FloatImage, guide: FloatImage, radius: int, epsilon: f
     guide_variance = box_mean(guide * guide, radius) - guide_mean * guide_mean + np.float32(epsilon)
     for plane in volume:
         mean = box_mean(plane, radius)
-        slope = (box_mean(guide * plane, radius) - guide_mean * mean) / guide_variance
+        slope: FloatImage = (box_mean(guide * plane, radius) - guide_mean * mean) / guide_variance  # type: ignore[assignment]
         offset = mean - slope * guide_mean
         np.add(box_mean(slope, radius) * guide, box_mean(offset, radius), out=plane)
 

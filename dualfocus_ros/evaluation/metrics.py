@@ -147,8 +147,10 @@ def bump(error_m: npt.NDArray[np.float64], valid: Mask) -> float:
     """Return 100 x mean over valid pixels of min(0.05, Frobenius norm of the Hessian of (H, W) error).
 
     Central differences, twice. Pixels within 2 px of an invalid one are left out, as their differences would
-    reach over it; NaN where none remains.
+    reach over it; NaN where none remains, or the image is smaller than that.
     """
+    if min(error_m.shape) <= 2 * BUMP_MARGIN_PX:
+        return float("nan")
     gy, gx = np.gradient(error_m)
     gyy, gyx = np.gradient(gy)
     gxy, gxx = np.gradient(gx)
@@ -168,6 +170,7 @@ def sparsification(error: npt.NDArray[np.float64], trust: npt.NDArray[np.float64
         trust: (K,) higher means smaller error.
     """
     running = np.cumsum(error[np.argsort(-trust, kind="stable")]) / np.arange(1, error.size + 1)
-    kept = np.ceil(np.arange(1, SPARSIFICATION_STEPS + 1) / SPARSIFICATION_STEPS * error.size).astype(int)
+    # Rounded up, in whole numbers.
+    kept = -(-np.arange(1, SPARSIFICATION_STEPS + 1) * error.size // SPARSIFICATION_STEPS)
     total = float(running[-1])
     return float(np.mean(running[kept - 1])) / total if total > 0.0 else 0.0

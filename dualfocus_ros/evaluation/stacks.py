@@ -16,6 +16,7 @@ from dualfocus_ros.errors import DualFocusError, EvaluationError
 from dualfocus_ros.estimator import DepthEstimator, EstimatorConfig
 from dualfocus_ros.evaluation.metrics import DepthMetrics, score
 from dualfocus_ros.stackio import StoredStack, load_stack
+from dualfocus_ros.types import FloatImage
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def evaluate_stacks(
         if stored.ground_truth_m is None:
             without_truth.append(path)
             continue
-        results.append(_evaluate_one(engine, stored, breathing))
+        results.append(_evaluate_one(engine, stored, stored.ground_truth_m, breathing))
         if progress is not None:
             progress(results[-1])
     if not results:
@@ -105,14 +106,14 @@ def evaluate_stacks(
     return Evaluation(engine.name, engine.device, tuple(results), tuple(without_truth))
 
 
-def _evaluate_one(engine: DepthEngine, stored: StoredStack, breathing: Breathing | None) -> StackResult:
+def _evaluate_one(
+    engine: DepthEngine, stored: StoredStack, truth_m: FloatImage, breathing: Breathing | None
+) -> StackResult:
     estimator = DepthEstimator(engine, EstimatorConfig(breathing=breathing or stored.breathing))
     start = time.perf_counter()
     estimate = estimator.estimate(stored.stack)
     runtime_s = time.perf_counter() - start
     focus_m = stored.stack.focus_distance_m
-    truth_m = stored.ground_truth_m
-    assert truth_m is not None  # the caller has looked
     try:
         metrics = score(
             estimate.depth_m, truth_m, (float(focus_m.min()), float(focus_m.max())), estimate.confidence

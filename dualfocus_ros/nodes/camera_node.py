@@ -76,8 +76,10 @@ class CameraNode(ManagedNode):
     def deactivate(self) -> None:
         """Stop the sweep and close the camera."""
         self._stop.set()
+        if self._camera is not None:
+            self._camera.interrupt()
         if self._thread is not None:
-            self._thread.join(1.0)
+            self._thread.join(2.0)
             self._thread = None
         self._state = "not active"
 

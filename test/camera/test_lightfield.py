@@ -47,7 +47,9 @@ def grey(level: int) -> np.ndarray:
 def light_field(*surfaces: object, views: int = 128) -> LightField:
     k = Intrinsics(WIDTH, HEIGHT, f_px(0.4), f_px(0.4), (WIDTH - 1) / 2, (HEIGHT - 1) / 2)
     margin = WIDTH * 0.03 + 2.0
-    return LightField(surfaces, k, FOCAL_M / F_NUMBER, (FAR_DPT, NEAR_DPT), views, margin)  # type: ignore[arg-type]
+    field = LightField(surfaces, k, FOCAL_M / F_NUMBER, (FAR_DPT, NEAR_DPT), views, margin)  # type: ignore[arg-type]
+    field.render()
+    return field
 
 
 def picture(field: LightField, focus_m: float) -> np.ndarray:

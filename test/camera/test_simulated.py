@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import threading
 import time
 
 import numpy as np
@@ -332,3 +333,16 @@ def test_misuse_is_refused() -> None:
                 camera.set_focus(focus_m)
     with pytest.raises(CameraError, match="open"):
         camera.set_focus(1.0)
+
+
+def test_opening_can_be_interrupted_and_the_camera_opened_again():
+    camera = SimulatedCamera(SimulatedConfig(views=512, rate_hz=0.0))
+    threading.Timer(0.3, camera.interrupt).start()
+    start = time.monotonic()
+    with pytest.raises(CameraError, match="interrupted"), camera:
+        pass
+    assert time.monotonic() - start < 2.0  # 512 views take many times that
+    small = SimulatedCamera(SimulatedConfig(width=64, height=48, views=16, rate_hz=0.0))
+    small.interrupt()
+    with small:
+        assert small.read().image.shape == (48, 64, 3)
