@@ -108,17 +108,14 @@ def _overrides(node: Node) -> dict[str, Parameter]:
 def _declare_field(node: Node, f: dataclasses.Field[Any], kind: Any, name: str) -> Any:
     kind = _plain_type(kind)
     default = list(f.default) if isinstance(f.default, tuple) else f.default
-    given = _overrides(node).get(name)
-    if given is not None and given.type_ == Parameter.Type.NOT_SET:
-        del _overrides(node)[name]  # `name: []` in YAML says nothing of its type
-    if given is not None and kind is float and given.type_ == Parameter.Type.INTEGER:
-        # Everybody writes `rate:=15` for 15.0.
-        _overrides(node)[name] = Parameter(name, Parameter.Type.DOUBLE, float(given.value))
+    # rclpy takes an empty list for one of bytes, and then refuses numbers: the type must be named.
+    typed = Parameter.Type(_ROS_TYPES[kind]) if _fit_override(node, kind, name) else default
     try:
-        value = node.declare_parameter(name, default, _descriptor(f, kind)).value
+        value = node.declare_parameter(name, typed, _descriptor(f, kind)).value
     except ParameterException as error:
         unit = f" in {f.metadata['unit']}" if "unit" in f.metadata else ""
-        expected = f"expected {getattr(kind, '__name__', kind)}{unit}, e.g. {name}:={default}"
+        words = "list of float" if isinstance(f.default, tuple) else kind.__name__
+        expected = f"expected {words}{unit}, e.g. {name}:={default}"
         raise ParameterError(f"parameter {name}: {expected}; {error}") from error
     choices = f.metadata.get("choices")
     if choices and value not in choices:
@@ -126,6 +123,23 @@ def _declare_field(node: Node, f: dataclasses.Field[Any], kind: Any, name: str) 
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ParameterError(f"parameter {name}: expected one of {list(choices)}, got {value!r}{hint}")
     return tuple(float(v) for v in value) if isinstance(f.default, tuple) else value
+
+
+def _fit_override(node: Node, kind: Any, name: str) -> bool:
+    """Make integers given for floats floats, and drop an empty list; say whether a value was given."""
+    overrides = _overrides(node)
+    given = overrides.get(name)
+    if given is None:
+        return False
+    if given.type_ == Parameter.Type.NOT_SET or (kind not in (str, bool, int, float) and not given.value):
+        del overrides[name]  # `name: []` says nothing of its type
+        return False
+    # Everybody writes `rate:=15` for 15.0.
+    if kind is float and given.type_ == Parameter.Type.INTEGER:
+        overrides[name] = Parameter(name, Parameter.Type.DOUBLE, float(given.value))
+    elif kind == tuple[float, ...] and given.type_ == Parameter.Type.INTEGER_ARRAY:
+        overrides[name] = Parameter(name, Parameter.Type.DOUBLE_ARRAY, [float(v) for v in given.value])
+    return True
 
 
 def _plain_type(kind: Any) -> Any:

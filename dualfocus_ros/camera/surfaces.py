@@ -166,9 +166,9 @@ class Cylinder:
     def intersect(self, xs: FloatImage, ys: FloatImage, eye: Vector) -> Hit:
         """Return the nearer intersection with the side, a circle in the plane across the axis."""
         across = np.cross(self.axis, [0.0, 0.0, 1.0])
-        e1 = np.asarray(across / np.linalg.norm(across), np.float64)
-        e2 = np.cross(e1, self.axis)
-        e2 = np.asarray(-e2 if e2[2] > 0 else e2, np.float64)  # towards the camera
+        e1 = np.asarray(across / np.linalg.norm(across), dtype=np.float64)
+        e2 = np.asarray(np.cross(e1, self.axis), np.float64)
+        e2 = -e2 if e2[2] > 0 else e2  # towards the camera
         to = self.base - eye
         r1, r2, s1, s2 = _affine(e1, xs, ys), _affine(e2, xs, ys), np.float32(to @ e1), np.float32(to @ e2)
         a, b = r1 * r1 + r2 * r2, r1 * s1 + r2 * s2

@@ -4,17 +4,19 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.exceptions import ParameterException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
 from dualfocus_ros import messages, parameters
-from dualfocus_ros.errors import DualFocusError
+from dualfocus_ros.errors import DualFocusError, ParameterError
 
 # Publishers are reliable: that serves reliable and best-effort subscribers alike (RViz asks for reliable by
 # default). Subscriptions are best effort: they take from either kind of publisher, and never ask twice.
@@ -43,13 +45,16 @@ class ManagedNode(LifecycleNode):  # type: ignore[misc]
     """A lifecycle node whose transitions report their errors, and which can start itself.
 
     Subclasses implement `configure`, `activate`, `deactivate` and `diagnose`. `failure` holds the error that
-    ended the node's work; the runner raises it.
+    ended the node's work; the runner raises it. `refusal` holds why the last transition was refused: that
+    leaves the node in the state it was in, to be tried again by a manager.
     """
 
     def __init__(self, name: str, **kwargs: Any) -> None:
         """Declare the common parameters."""
         super().__init__(name, **kwargs)
         self.failure: BaseException | None = None
+        self.refusal: BaseException | None = None
+        self._made: list[Any] = []
         self._base = parameters.declare(self, NodeConfig)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._timer = self.create_timer(self._base.diagnostics_period_s, self._publish_diagnostics)
@@ -64,7 +69,11 @@ class ManagedNode(LifecycleNode):  # type: ignore[misc]
         """Configure and activate; raise what went wrong."""
         for transition in (self.trigger_configure, self.trigger_activate):
             if transition() != TransitionCallbackReturn.SUCCESS:
-                raise self.failure or DualFocusError(f"node {self.get_name()!r} could not be started")
+                raise (
+                    self.failure
+                    or self.refusal
+                    or DualFocusError(f"node {self.get_name()!r} could not be started")
+                )
 
     def configure(self) -> None:
         """Load what is needed and create publishers."""
@@ -94,14 +103,16 @@ class ManagedNode(LifecycleNode):  # type: ignore[misc]
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """See lifecycle."""
-        return self._transit(self.configure)
+        return self._transit(self.configure, undo=self.clean_up)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """See lifecycle."""
         result = super().on_activate(state)
         if result == TransitionCallbackReturn.SUCCESS:
-            result = self._transit(self.activate)
+            result = self._transit(self.activate, undo=self.deactivate)
         self.active = result == TransitionCallbackReturn.SUCCESS
+        if not self.active:
+            super().on_deactivate(state)
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -121,35 +132,62 @@ class ManagedNode(LifecycleNode):  # type: ignore[misc]
 
     def output(self, message_type: Any, topic: str) -> Any:
         """Create a lifecycle publisher for an output; its QoS can be set by `qos_overrides` parameters."""
-        return self.create_lifecycle_publisher(
-            message_type, topic, OUTPUT_QOS, qos_overriding_options=QoSOverridingOptions.with_default_policies()
-        )
+        with _qos_errors_of(topic):
+            publisher = self.create_lifecycle_publisher(
+                message_type,
+                topic,
+                OUTPUT_QOS,
+                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            )
+        self._made.append(publisher)
+        return publisher
+
+    def destroy_outputs(self) -> None:
+        """Destroy what `output` made."""
+        while self._made:
+            self.destroy_publisher(self._made.pop())
 
     def input(self, message_type: Any, topic: str, callback: Callable[[Any], None]) -> Any:
         """Create a subscription for sensor data; its QoS can be set by `qos_overrides` parameters."""
-        return self.create_subscription(
-            message_type,
-            topic,
-            callback,
-            INPUT_QOS,
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-        )
+        with _qos_errors_of(topic):
+            return self.create_subscription(
+                message_type,
+                topic,
+                callback,
+                INPUT_QOS,
+                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            )
 
-    def _transit(self, step: Callable[[], None]) -> TransitionCallbackReturn:
-        """Run one step of the lifecycle; rclpy itself would swallow its exception."""
+    def _transit(
+        self, step: Callable[[], None], undo: Callable[[], None] | None = None
+    ) -> TransitionCallbackReturn:
+        """Run one step of the lifecycle, and `undo` where it fails; rclpy itself would swallow its exception."""
+        self.refusal = None
         try:
             step()
+            return TransitionCallbackReturn.SUCCESS
         except DualFocusError as error:
             self.get_logger().error(str(error))
-            self.fail(error)
-            return TransitionCallbackReturn.FAILURE
+            self.refusal = error
+            result = TransitionCallbackReturn.FAILURE
         except Exception as error:  # noqa: BLE001 - rclpy would hide the traceback of a defect
             self.get_logger().fatal(traceback.format_exc())
             self.fail(error)
-            return TransitionCallbackReturn.ERROR
-        return TransitionCallbackReturn.SUCCESS
+            result = TransitionCallbackReturn.ERROR
+        if undo is not None:
+            undo()
+        return result
 
     def _publish_diagnostics(self) -> None:
         diagnosis = self.diagnose()
         now_ns = self.get_clock().now().nanoseconds
         self._diagnostics.publish(messages.diagnostic_array_message([diagnosis], now_ns))
+
+
+@contextmanager
+def _qos_errors_of(topic: str) -> Iterator[None]:
+    """Turn what rclpy raises on a bad `qos_overrides` parameter into a ParameterError."""
+    try:
+        yield
+    except (RuntimeError, ParameterException) as error:
+        raise ParameterError(f"topic {topic}: expected usable qos_overrides parameters: {error}") from error

@@ -85,10 +85,7 @@ class CameraNode(ManagedNode):
 
     def clean_up(self) -> None:
         """Forget the camera and its publishers."""
-        if self._camera is None:
-            return
-        for publisher in (self._image, self._camera_info, self._lens, self._truth):
-            self.destroy_publisher(publisher)
+        self.destroy_outputs()
         self._camera = None
 
     def _run(self) -> None:
@@ -123,7 +120,8 @@ class CameraNode(ManagedNode):
 
     def diagnose(self) -> messages.Diagnostic:
         """Return rate and state of the camera."""
-        level, text = (2, str(self.failure)) if self.failure is not None else (0, self._state)
+        trouble = self.failure or self.refusal
+        level, text = (2, str(trouble)) if trouble is not None else (0, self._state)
         values = {
             "driver": self._config.driver,
             "frame rate [Hz]": f"{self._rate.hz():.2f}",

@@ -42,7 +42,7 @@ class DepthNodeConfig:
         },
     )
     input_timeout_s: float = field(
-        default=5.0,
+        default=3.0,
         metadata={"doc": "Warn when an input topic was silent for this long.", "unit": "s", "min": 0.1},
     )
 
@@ -76,6 +76,7 @@ class DepthNode(ManagedNode):
         """Load the engine and create the publishers."""
         engine = self._resources.enter_context(make_engine(self._config.engine))
         self._estimator = DepthEstimator(engine, self._estimator_config)
+        self._resources.callback(self._forget_outputs)
         self.outputs = (
             self.output(Image, "~/depth"),
             self.output(CameraInfo, "~/camera_info"),
@@ -83,7 +84,6 @@ class DepthNode(ManagedNode):
             self.output(Image, "~/confidence"),
             self.output(Image, "~/all_in_focus"),
         )
-        self._resources.callback(self._destroy_outputs)
         self.get_logger().info(f"engine {engine.name} on {engine.device}")
 
     def activate(self) -> None:
@@ -195,10 +195,9 @@ class DepthNode(ManagedNode):
         if self._estimator is not None:
             self._estimator.config = config
 
-    def _destroy_outputs(self) -> None:
-        for publisher in self.outputs:
-            self.destroy_publisher(publisher)
+    def _forget_outputs(self) -> None:
         self.outputs = ()
+        self.destroy_outputs()
 
     def diagnose(self) -> messages.Diagnostic:
         """Return rates, latency, drops by reason, engine, and what is wrong in words."""
@@ -225,8 +224,9 @@ class DepthNode(ManagedNode):
         return messages.Diagnostic(f"{self.get_fully_qualified_name()}: depth", level, text, values)
 
     def _judge(self) -> tuple[int, str]:
-        if self.failure is not None:
-            return 2, str(self.failure)
+        trouble = self.failure or self.refusal
+        if trouble is not None:
+            return 2, str(trouble)
         if not self.active:
             return 0, "not active"
         timeout_s = self._config.input_timeout_s

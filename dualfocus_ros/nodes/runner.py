@@ -14,7 +14,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
-from dualfocus_ros.errors import DualFocusError
+from dualfocus_ros.errors import DualFocusError, ParameterError
 from dualfocus_ros.nodes.base import ManagedNode
 from dualfocus_ros.nodes.signals import hold_stop_signals, wait_for_stop
 
@@ -65,7 +65,7 @@ class NodeSet:
 
     def __enter__(self) -> NodeSet:
         """Start all nodes."""
-        rclpy.init(args=self._args, signal_handler_options=SignalHandlerOptions.NO)
+        self._init()
         try:
             for make in self._makers:
                 self.nodes.append(make())
@@ -92,6 +92,13 @@ class NodeSet:
         for spinner in self._spinners:
             if spinner.failure is not None:
                 raise spinner.failure
+
+    def _init(self) -> None:
+        """Start ROS. What it says of its arguments (parameter syntax, files, unknown options) is one error."""
+        try:
+            rclpy.init(args=self._args, signal_handler_options=SignalHandlerOptions.NO)
+        except RuntimeError as error:
+            raise ParameterError(f"expected usable ROS arguments (--ros-args ...): {error}") from error
 
     def _tear_down(self) -> None:
         for node in self.nodes:
