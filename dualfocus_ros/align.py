@@ -27,6 +27,21 @@ NEGLIGIBLE_WARP_PX = 0.02
 FOLLOWS_FOCUS = 1e-6
 
 
+def breathing_source(stack: FocalStack, breathing: Breathing = "auto") -> Breathing:
+    """Return where the field of view is taken from; tells what `auto` means for this stack.
+
+    Raises:
+        AlignmentError: if `breathing` is none of the known sources.
+    """
+    if breathing not in BREATHING_CHOICES:
+        raise AlignmentError(f"expected breathing to be one of {BREATHING_CHOICES}, got {breathing!r}")
+    if breathing != "auto":
+        return breathing
+    reference = stack.slices[stack.reference].intrinsics
+    follows = any(abs(s.intrinsics.fx_px / reference.fx_px - 1.0) > FOLLOWS_FOCUS for s in stack.slices)
+    return "camera_info" if follows else "thin_lens"
+
+
 def metadata_intrinsics(stack: FocalStack, breathing: Breathing = "auto") -> tuple[Intrinsics, ...]:
     """Return the intrinsics of every slice, by the source that `breathing` names.
 
@@ -37,16 +52,12 @@ def metadata_intrinsics(stack: FocalStack, breathing: Breathing = "auto") -> tup
     Raises:
         AlignmentError: if `breathing` is none of these.
     """
-    if breathing not in BREATHING_CHOICES:
-        raise AlignmentError(f"expected breathing to be one of {BREATHING_CHOICES}, got {breathing!r}")
+    source = breathing_source(stack, breathing)
     reported = tuple(s.intrinsics for s in stack.slices)
     reference = reported[stack.reference]
-    if breathing == "auto":
-        follows = any(abs(k.fx_px / reference.fx_px - 1.0) > FOLLOWS_FOCUS for k in reported)
-        breathing = "camera_info" if follows else "thin_lens"
-    if breathing == "camera_info":
+    if source == "camera_info":
         return reported
-    if breathing == "none":
+    if source == "none":
         return (reference,) * len(reported)
     f_m = stack.lens.focal_length_m
     v_ref = optics.image_distance_m(f_m, stack.slices[stack.reference].focus_distance_m)

@@ -91,7 +91,13 @@ def build_parser(arguments: Sequence[str] = ()) -> tuple[argparse.ArgumentParser
     commands: dict[str, Command] = {}
     for name in chosen:
         command = cast(Command, importlib.import_module(f"dualfocus_ros.commands.{name}"))
-        sub = subparsers.add_parser(name, help=command.HELP, description=command.HELP, allow_abbrev=False)
+        sub = subparsers.add_parser(
+            name,
+            help=command.HELP,
+            description=command.HELP,
+            allow_abbrev=False,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
         command.add_arguments(sub)
         commands[name] = command
     return parser, commands

@@ -93,7 +93,7 @@ def check_profile(environ: Mapping[str, str] | None = None) -> ProfileCheck:
     if "fastrtps" not in other:
         return ProfileCheck(True, None, None, f"middleware is {other}: the Fast DDS profile does not apply")
     read = _variables_read(environ)
-    remedy = f"set {read[0]} to config/fastdds.xml of this package"
+    remedy = f"export {read[0]}={profile_path()} (launch files and the demo do so themselves)"
     chosen = _chosen(environ, read)
     if chosen is None:
         unread = [name for name in PROFILE_VARIABLES if environ.get(name)]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from dualfocus_ros.align import BREATHING_CHOICES, Breathing, align
+from dualfocus_ros.align import BREATHING_CHOICES, Breathing, align, breathing_source
 from dualfocus_ros.engine.base import DepthEngine, EngineOutput
 from dualfocus_ros.errors import ParameterError
 from dualfocus_ros.types import AlignedStack, DepthEstimate, FloatImage, FocalStack
@@ -75,10 +75,15 @@ class DepthEstimator:
     """Turns focal stacks into depth with one engine. Not thread-safe: one thread calls it."""
 
     def __init__(self, engine: DepthEngine, config: EstimatorConfig | None = None) -> None:
-        """Take an engine that is already entered (loaded)."""
+        """Take an engine that is already entered (loaded).
+
+        After each estimate, `timing`, `residual_px` (N, 3) and `breathing` (the source that was used, never
+        auto) tell how it came about.
+        """
         self.engine = engine
         self.config = config or EstimatorConfig()
         self.timing = Timing(0.0, 0.0)
+        self.breathing: Breathing = self.config.breathing
         self.residual_px: npt.NDArray[np.float64] = np.zeros((0, 3))
 
     def estimate(self, stack: FocalStack) -> DepthEstimate:
@@ -89,7 +94,8 @@ class DepthEstimator:
             EngineError: if the engine fails.
         """
         start = time.perf_counter()
-        aligned = align(stack, self.config.breathing)
+        self.breathing = breathing_source(stack, self.config.breathing)
+        aligned = align(stack, self.breathing)
         middle = time.perf_counter()
         output = self.engine.infer(aligned)
         depth_m = self._limit(output, aligned)

@@ -116,28 +116,6 @@ def fill_colours(packed: npt.NDArray[np.uint32], rgb: npt.NDArray[np.uint8]) -> 
     np.bitwise_and(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGRA).view("<u4")[..., 0], 0xFFFFFF, out=packed)
 
 
-def scaled_intrinsics(intrinsics: Intrinsics, width: int, height: int) -> Intrinsics:
-    """Return the intrinsics of the same image resized to `width` x `height` pixels.
-
-    Integer coordinates are pixel centres, so the image reaches from -0.5 to width - 0.5:
-    cx' = (cx + 0.5) sx - 0.5. Distortion coefficients do not depend on the size.
-
-    Raises:
-        InputError: if the size is not positive.
-    """
-    sx, sy = width / intrinsics.width, height / intrinsics.height
-    return Intrinsics(
-        width,
-        height,
-        intrinsics.fx_px * sx,
-        intrinsics.fy_px * sy,
-        (intrinsics.cx_px + 0.5) * sx - 0.5,
-        (intrinsics.cy_px + 0.5) * sy - 0.5,
-        intrinsics.distortion_model,
-        intrinsics.distortion,
-    )
-
-
 def check_depth_size(depth_m: FloatImage, intrinsics: Intrinsics) -> None:
     """Raise InputError unless `depth_m` is (H, W) of a floating type in the size of the intrinsics."""
     expected = (intrinsics.height, intrinsics.width)
@@ -146,6 +124,11 @@ def check_depth_size(depth_m: FloatImage, intrinsics: Intrinsics) -> None:
             f"expected depth in metres as floating point of shape {expected} like its intrinsics, "
             f"got {depth_m.dtype} of shape {depth_m.shape}: scale the intrinsics with the image"
         )
+
+
+def check_distortion(intrinsics: Intrinsics) -> None:
+    """Raise InputError unless the distortion of the intrinsics can be undone."""
+    _undistortion(intrinsics)
 
 
 def _undistortion(intrinsics: Intrinsics) -> Callable[[FloatArray, Intrinsics], FloatArray] | None:

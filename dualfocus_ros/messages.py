@@ -24,7 +24,7 @@ from std_msgs.msg import Header
 
 from dualfocus_ros import image_encodings
 from dualfocus_ros.errors import DualFocusError, InputError, MessageError
-from dualfocus_ros.geometry import FISHEYE_COUNTS, check_depth_size, fill_colours, fill_points
+from dualfocus_ros.geometry import FISHEYE_COUNTS, check_depth_size, check_distortion, fill_colours, fill_points
 from dualfocus_ros.image_encodings import Converter
 from dualfocus_ros.types import CameraFrame, FloatImage, Image, Intrinsics, LensModel, LensState
 
@@ -206,7 +206,7 @@ def intrinsics_from_message(message: Any) -> Intrinsics:
     distortion = tuple(float(d) for d in message.d)
     plain = message.distortion_model not in FISHEYE_COUNTS and not any(distortion)
     try:
-        return Intrinsics(
+        intrinsics = Intrinsics(
             width // bx,
             height // by,
             float(k[0]) / bx,
@@ -216,8 +216,10 @@ def intrinsics_from_message(message: Any) -> Intrinsics:
             "" if plain else message.distortion_model,
             () if plain else distortion,
         )
+        check_distortion(intrinsics)
     except InputError as error:
         raise MessageError(f"camera_info is not usable: {error}") from error
+    return intrinsics
 
 
 def lens_message(state: LensState, frame_id: str) -> Any:
@@ -349,13 +351,6 @@ class PointCloudWriter:
         self._message.data = array.array("B", bytes(height * width * POINT_BYTES))
         # rclpy keeps this array or a copy of it, depending on its field checks: look at what it has kept.
         self._points = np.frombuffer(self._message.data, dtype=POINT_DTYPE).reshape(height, width, 4)
-
-
-def points_message(
-    depth_m: FloatImage, rgb: npt.NDArray[np.uint8], intrinsics: Intrinsics, stamp_ns: int, frame_id: str
-) -> Any:
-    """Return a cloud in a message of its own, arguments and errors as `PointCloudWriter.write`."""
-    return PointCloudWriter().write(depth_m, rgb, intrinsics, stamp_ns, frame_id)
 
 
 def _header(stamp_ns: int, frame_id: str) -> Any:

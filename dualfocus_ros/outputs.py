@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,11 +27,12 @@ HOLE_COLOUR = "0.75"
 # Depth is shown between these percentiles; with a ratio above this the scale is logarithmic.
 SHOWN_PERCENTILES = (1.0, 99.0)
 LOG_SCALE_RATIO = 4.0
+DIOPTRE_SCALE_RATIO = 20.0
 SHOWN_ERROR = 0.25
 TICKS = 6
+TICK_DIGITS = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
 PANEL_INCHES = 3.6
-PREVIEW_DPI = (120, 100, 80, 60, 40)
-PREVIEW_MAX_BYTES = 300_000
+PREVIEW_DPI = 110
 
 PLY_VERTEX = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1")])
 
@@ -137,12 +139,9 @@ def render_preview(
     _draw_depth(figure, axes[1], estimate.depth_m, truth_m)
     if truth_m is not None:
         _draw_error(figure, axes[2], estimate.depth_m, truth_m)
-    for dpi in PREVIEW_DPI:
-        figure.set_dpi(dpi)
-        buffer = io.BytesIO()
-        canvas.print_png(buffer, metadata={"Software": None})
-        if buffer.tell() <= PREVIEW_MAX_BYTES:
-            break
+    figure.set_dpi(PREVIEW_DPI)
+    buffer = io.BytesIO()
+    canvas.print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()
 
 
@@ -154,16 +153,20 @@ def _decorate(axes: Axes, title: str) -> None:
 
 def _draw_depth(figure: Figure, axes: Axes, depth_m: FloatImage, truth_m: FloatImage | None) -> None:
     from matplotlib import colormaps
-    from matplotlib.colors import LogNorm, Normalize
+    from matplotlib.colors import FuncNorm, LogNorm, Normalize
 
     low_m, high_m = _shown_range_m(depth_m if truth_m is None else truth_m)
-    logarithmic = high_m / low_m > LOG_SCALE_RATIO
-    norm = LogNorm(low_m, high_m) if logarithmic else Normalize(low_m, high_m)
+    ratio = high_m / low_m
+    norm = Normalize(low_m, high_m)
+    if ratio > DIOPTRE_SCALE_RATIO:  # what a lens resolves: even steps of dioptres
+        norm = FuncNorm((_reciprocal, _reciprocal), low_m, high_m)
+    elif ratio > LOG_SCALE_RATIO:
+        norm = LogNorm(low_m, high_m)
     colours = colormaps[DEPTH_COLOURS].with_extremes(bad=HOLE_COLOUR)
     shown = np.ma.masked_invalid(depth_m)
     picture = axes.imshow(shown, cmap=colours, norm=norm, interpolation="nearest")
     _decorate(axes, "depth")
-    ticks = (np.geomspace if logarithmic else np.linspace)(low_m, high_m, TICKS)
+    ticks = _round_ticks(low_m, high_m, norm)
     bar = figure.colorbar(picture, ax=axes, ticks=ticks, shrink=0.95)
     bar.minorticks_off()
     bar.ax.set_yticklabels([f"{t:.3g} m" for t in ticks], fontsize=8)
@@ -182,6 +185,20 @@ def _draw_error(figure: Figure, axes: Axes, depth_m: FloatImage, truth_m: FloatI
     ticks = np.linspace(0.0, SHOWN_ERROR, TICKS)
     bar = figure.colorbar(picture, ax=axes, ticks=ticks, shrink=0.95, extend="max")
     bar.ax.set_yticklabels([f"{100 * t:.0f} %" for t in ticks], fontsize=8)
+
+
+def _reciprocal(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    return 1.0 / np.maximum(np.asarray(values, np.float64), 1e-9)  # matplotlib asks for 0, too
+
+
+def _round_ticks(low_m: float, high_m: float, norm: Callable[[float], float]) -> list[float]:
+    """Return round distances in the range that are not too near each other on the colour bar."""
+    decades = range(math.floor(math.log10(low_m)), math.ceil(math.log10(high_m)) + 1)
+    ticks: list[float] = []
+    for tick in (digits * 10.0**decade for decade in decades for digits in TICK_DIGITS):
+        if low_m <= tick <= high_m and (not ticks or abs(norm(tick) - norm(ticks[-1])) >= 1.0 / TICKS):
+            ticks.append(tick)
+    return ticks or [low_m, high_m]
 
 
 def _shown_range_m(depth_m: FloatImage) -> tuple[float, float]:

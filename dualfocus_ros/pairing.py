@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import bisect
-from collections import Counter
+import math
+from collections import Counter, deque
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from dualfocus_ros.types import Image, Intrinsics, LensState
 
 # A stamp this far behind the newest of its topic is not late: time itself went back (a bag loops).
-TIME_JUMP_NS = 500_000_000
+TIME_JUMP_NS = 200_000_000
 MAX_WAITING = 16
+# Focus beyond 1000 km is at infinity.
+NEGLIGIBLE_DPT = 1e-6
 MAX_HISTORY = 256
 
 T = TypeVar("T")
@@ -38,7 +41,7 @@ class LensedFrame:
         return (
             self.image.shape == other.image.shape
             and self.image.dtype == other.image.dtype
-            and self.state.lens == other.state.lens
+            and self.state.lens.resembles(other.state.lens)
             and self.frame_id == other.frame_id
         )
 
@@ -89,7 +92,8 @@ class FramePairer:
 
     A lens state of the image's own stamp is taken as it is; else the focus is interpolated linearly in
     dioptres between the states before and after, and its slope counts as focus speed. Intrinsics of another
-    stamp are used (the nearest) once a newer message shows that none of the own stamp will come.
+    stamp are used (the nearest) once a newer message shows that none of the own stamp will come. Images in
+    another size than their intrinsics are dropped.
     """
 
     def __init__(self, max_lens_gap_s: float, drops: Counter[str]) -> None:
@@ -99,6 +103,8 @@ class FramePairer:
         self._images: _Timeline[tuple[Image, str]] = _Timeline()
         self._intrinsics: _Timeline[Intrinsics] = _Timeline()
         self._states: _Timeline[LensState] = _Timeline()
+        self._intrinsics_share_stamps = False
+        self._resolved_stamps: deque[int] = deque(maxlen=MAX_WAITING)
 
     @property
     def images_waiting(self) -> int:
@@ -117,6 +123,8 @@ class FramePairer:
 
     def add_intrinsics(self, stamp_ns: int, intrinsics: Intrinsics) -> list[LensedFrame]:
         """Add the intrinsics reported at that stamp."""
+        if self._images.exact(stamp_ns) is not None or stamp_ns in self._resolved_stamps:
+            self._intrinsics_share_stamps = True
         self._intrinsics.add(stamp_ns, intrinsics)
         return self._resolve()
 
@@ -134,11 +142,15 @@ class FramePairer:
             state = self._state_at(stamp_ns)
             intrinsics = self._intrinsics_at(stamp_ns, newer_image=len(images.stamps) > 1)
             if state is None or intrinsics is None:
-                if not self._hopeless(stamp_ns) and len(images.stamps) <= MAX_WAITING:
+                hopeless = state is None and self._hopeless(stamp_ns)
+                if not hopeless and len(images.stamps) <= MAX_WAITING:
                     break
                 self._drops["no_lens_state" if state is None else "no_camera_info"] += 1
+            elif image.shape[:2] != (intrinsics.height, intrinsics.width):
+                self._drops["camera_info_of_another_size"] += 1
             else:
                 done.append(LensedFrame(image, stamp_ns, frame_id, intrinsics, state))
+            self._resolved_stamps.append(stamp_ns)
             del images.stamps[0], images.values[0]
         return done
 
@@ -152,9 +164,12 @@ class FramePairer:
     def _intrinsics_at(self, stamp_ns: int, *, newer_image: bool) -> Intrinsics | None:
         exact = self._intrinsics.exact(stamp_ns)
         if exact is not None:
+            self._intrinsics_share_stamps = True
             return exact
         newer_info = bool(self._intrinsics.stamps) and self._intrinsics.stamps[-1] > stamp_ns
-        return self._intrinsics.nearest(stamp_ns) if newer_image or newer_info else None
+        # Where they have come with the stamps of the images, the one of this image may only be late.
+        hopeless = newer_info or (newer_image and not self._intrinsics_share_stamps)
+        return self._intrinsics.nearest(stamp_ns) if hopeless else None
 
     def _state_at(self, stamp_ns: int) -> LensState | None:
         exact = self._states.exact(stamp_ns)
@@ -173,6 +188,6 @@ def _interpolate(before: LensState, after: LensState, stamp_ns: int) -> LensStat
     focus_dpt = (1.0 - weight) * before.focus_dpt + weight * after.focus_dpt
     slope = abs(after.focus_dpt - before.focus_dpt) / (gap_ns * 1e-9)
     speed_dpt = max(slope, before.focus_speed_dpt_per_s, after.focus_speed_dpt_per_s)
-    focus_m = 1.0 / focus_dpt if focus_dpt > 0.0 else float("inf")
-    speed_mps = speed_dpt * focus_m**2 if speed_dpt > 0.0 else 0.0
-    return LensState(stamp_ns, focus_m, before.lens, speed_mps)
+    if focus_dpt < NEGLIGIBLE_DPT:
+        return LensState(stamp_ns, math.inf, before.lens, math.inf if speed_dpt > 0.0 else 0.0)
+    return LensState(stamp_ns, 1.0 / focus_dpt, before.lens, speed_dpt / focus_dpt**2)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import bisect
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -69,9 +70,8 @@ class BufferConfig:
 class FocalStackBuffer:
     """Collects frames and hands out complete stacks. One thread uses it.
 
-    Every `add_*` returns the stacks that this message completed, oldest first. Nothing is lost silently:
-    `drops` counts, by reason, every frame that entered no stack, and `incomplete_sweep` every sweep that
-    ended without all its positions.
+    Every `add_*` returns the stacks that this message completed, oldest first. `drops` counts, by reason, the
+    frames that were left out; of sweeps that ended without all their positions, all frames (incomplete_sweep).
     """
 
     def __init__(self, config: BufferConfig | None = None) -> None:
@@ -80,6 +80,8 @@ class FocalStackBuffer:
         self.drops: Counter[str] = Counter()
         self.frames_accepted = 0
         self.stacks_completed = 0
+        self.time_jumps = 0
+        self._latest: dict[int, LensedFrame] = {}
         self._pairer = FramePairer(self.config.max_lens_gap_s, self.drops)
         self._reset()
 
@@ -114,7 +116,7 @@ class FocalStackBuffer:
         """Take the current run as a whole sweep: call it at the end of a recording."""
         self._run_is_whole = True
         stack = self._close(self._run)
-        self._reset(keep_learned=True)
+        self._start_run()
         self.stacks_completed += stack is not None
         return [stack] if stack is not None else []
 
@@ -126,24 +128,33 @@ class FocalStackBuffer:
         if self._run and not frame.fits(self._run[-1]):
             self.drops["camera_changed"] += len(self._run)
             self._reset()
+        late = None
         if self._run and frame.stamp_ns < self._run[-1].stamp_ns - TIME_JUMP_NS:
-            self.drops["time_jump"] += len(self._run)
-            self._reset(keep_learned=True)
+            self.time_jumps += 1
+            late = self._close(self._run)
+            self._start_run()
+            self._latest = {}
         if not self._insert(frame):
-            return None
+            return late
         self.frames_accepted += 1
-        late = self._split_at_turn()
+        late = self._split_at_turn() or late
         stack = self._slide(frame) if self.config.mode == "sliding" else self._complete_run()
         return stack or late
 
-    def _reset(self, *, keep_learned: bool = False) -> None:
-        self._run: list[LensedFrame] = []
-        self._run_is_whole = False
-        self._run_emitted = False
-        self._latest: dict[int, LensedFrame] = {}
+    def _reset(self) -> None:
+        """Forget everything, also what a sweep is."""
+        self._start_run()
+        self._latest = {}
         self._last_closed: tuple[float, ...] = ()
-        if not keep_learned:
-            self._learned: tuple[float, ...] = ()
+        self._learned: tuple[float, ...] = ()
+
+    def _start_run(self, frames: Sequence[LensedFrame] = (), *, whole: bool = False) -> None:
+        self._run = list(frames)
+        # Where the focus was when the lens came to each position: what it is compared with while it waits.
+        self._arrived_dpt = [f.focus_dpt for f in frames]
+        self._run_is_whole = whole
+        self._run_emitted = False
+        self._run_overflowed = False
 
     def _insert(self, frame: LensedFrame) -> bool:
         """Put the frame at its time into the run; say whether it is of use."""
@@ -156,17 +167,19 @@ class FocalStackBuffer:
             self.drops["out_of_order"] += 1
             return False
         # While the lens waits at a position its newest frame is the one to use.
-        if at < len(stamps) and self._same_position(self._run[at], frame):
+        if at < len(stamps) and self._same_position(self._arrived_dpt[at], frame):
             self.drops["repeated_position"] += 1
             return False
-        if at > 0 and self._same_position(self._run[at - 1], frame):
+        if at > 0 and self._same_position(self._arrived_dpt[at - 1], frame):
             self.drops["repeated_position"] += 1
             self._run[at - 1] = frame
             return True
         self._run.insert(at, frame)
+        self._arrived_dpt.insert(at, frame.focus_dpt)
         if len(self._run) > self.config.max_slices:
             self.drops["too_many_slices"] += 1
-            del self._run[0]
+            self._run_overflowed = True
+            del self._run[0], self._arrived_dpt[0]
         return True
 
     def _split_at_turn(self) -> FocalStack | None:
@@ -177,27 +190,29 @@ class FocalStackBuffer:
             return None
         stack = self._close(self._run[: turns[0] + 1])
         # The frame at the turn belongs to both runs.
-        self._run = self._run[turns[-1] :]
-        self._run_is_whole = True
-        self._run_emitted = False
+        self._start_run(self._run[turns[-1] :], whole=True)
         return stack
 
     def _close(self, run: list[LensedFrame]) -> FocalStack | None:
         """Learn from a finished run; return its stack if that was not handed out yet.
 
-        The run that was under way when the first frame came is not whole, and a sawtooth's jump back to
-        its start is a run of two: neither tells what a sweep is.
+        The run that was under way when the first frame came may not be whole, and a sawtooth's jump back to
+        its start is a run of two: neither tells what a sweep is, unless the same comes again.
         """
         positions = tuple(sorted(f.focus_dpt for f in run))
         if len(positions) < MIN_SLICES:
             return None
-        if self._run_is_whole and (not self._learned or self._same_positions(positions, self._last_closed)):
+        if self._run_overflowed:
+            self._learned = self._last_closed = ()
+            return None
+        repeated = self._same_positions(positions, self._last_closed)
+        if repeated or (self._run_is_whole and not self._learned):
             self._learn(positions)
-        self._last_closed = positions if self._run_is_whole else ()
+        self._last_closed = positions
         if self._run_emitted:
             return None
         if not self._covers(positions, self._learned):
-            self.drops["incomplete_sweep"] += 1
+            self.drops["incomplete_sweep"] += len(run)
             return None
         if self.config.mode == "sliding":
             for frame in run:
@@ -212,14 +227,19 @@ class FocalStackBuffer:
     def _complete_run(self) -> FocalStack | None:
         """Return the stack of the current run as soon as all its positions are there, once."""
         positions = tuple(sorted(f.focus_dpt for f in self._run))
-        if self._run_emitted or not self._covers(positions, self._learned):
+        if self._run_emitted or self._run_overflowed or not self._covers(positions, self._learned):
             return None
         self._run_emitted = True
         return self._make_stack(self._run)
 
     def _slide(self, frame: LensedFrame) -> FocalStack | None:
         """Replace the focus position of the frame by it; return the stack of the newest frames."""
-        if not self._remember(frame) or len(self._latest) < len(self._learned):
+        if not self._learned:
+            return None
+        if not self._remember(frame):
+            self.drops["position_of_no_sweep"] += 1
+            return None
+        if len(self._latest) < len(self._learned) or frame is not self._run[-1]:
             return None
         self._run_emitted = True
         return self._make_stack(list(self._latest.values()), stamp_ns=frame.stamp_ns)
@@ -243,18 +263,10 @@ class FocalStackBuffer:
             self.drops["stack_too_old"] += 1
             return None
         slices = [FocalSlice(f.image, f.stamp_ns, f.state.focus_distance_m, f.intrinsics) for f in frames]
-        # The smallest field of view is seen by all slices; where K says nothing, breathing says nearest.
-        reference = max(range(len(slices)), key=lambda i: (slices[i].intrinsics.fx_px, slices[i].focus_dpt))
-        return FocalStack.from_slices(
-            slices,
-            frames[0].state.lens,
-            reference=reference,
-            stamp_ns=stamp_ns,
-            frame_id=frames[reference].frame_id,
-        )
+        return FocalStack.from_slices(slices, frames[0].state.lens, stamp_ns=stamp_ns, frame_id=frames[0].frame_id)
 
-    def _same_position(self, a: LensedFrame, b: LensedFrame) -> bool:
-        return abs(a.focus_dpt - b.focus_dpt) <= self.config.focus_tolerance_dpt
+    def _same_position(self, arrived_dpt: float, frame: LensedFrame) -> bool:
+        return abs(arrived_dpt - frame.focus_dpt) <= self.config.focus_tolerance_dpt
 
     def _match_tolerance_dpt(self, positions: tuple[float, ...]) -> float:
         """Repeatability allowed between sweeps: a quarter of the smallest spacing."""

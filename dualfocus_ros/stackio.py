@@ -94,10 +94,13 @@ def load_stack(path: str | Path) -> StoredStack:
     meta = _read_meta(meta_path)
     distances_m = _focus_distances_m(meta, meta_path)
     images = [_read_slice(folder, i) for i in range(len(distances_m))]
+    _check_no_more(folder, len(distances_m))
     height, width = images[0].shape[:2]
     _check_size(meta, meta_path, width, height)
     try:
         lens = LensModel(*(_number(meta, key, meta_path) for key in REQUIRED_KEYS[:3]))
+        for distance_m in distances_m:
+            optics.image_distance_m(lens.focal_length_m, distance_m)  # says so where a unit is wrong
         intrinsics = _intrinsics(meta, meta_path, lens, distances_m, width, height)
         slices = [
             FocalSlice(image, i, distance_m, k)
@@ -184,21 +187,25 @@ def _read_meta(path: Path) -> Meta:
         meta = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise StackError(f"missing {path}: a focal stack needs it for focus distances and lens data") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise StackError(f"cannot read {path} as JSON: {error}") from error
     if not isinstance(meta, dict):
         raise StackError(f"expected a JSON object in {path}, got {type(meta).__name__}")
     missing = [key for key in REQUIRED_KEYS if key not in meta]
     if missing:
-        raise StackError(f"missing in {path}: {', '.join(missing)}; add them (metres)")
+        raise StackError(f"missing in {path}: {', '.join(missing)} (lengths in metres)")
     return meta
 
 
 def _number(meta: Meta, key: str, path: Path) -> float:
     value = meta[key]
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
-        raise StackError(f"expected a number for {key} in {path}, got {value!r}")
-    return float(value)
+    try:
+        number = math.nan if isinstance(value, bool) or not isinstance(value, (int, float)) else float(value)
+    except OverflowError:  # JSON has integers of any length
+        number = math.nan
+    if math.isnan(number):
+        raise StackError(f"expected a number for {key} in {path}, got {str(value)[:40]}")
+    return number
 
 
 def _focus_distances_m(meta: Meta, path: Path) -> list[float]:
@@ -234,6 +241,12 @@ def _read_image(path: Path) -> Image:
     return image
 
 
+def _check_no_more(folder: Path, count: int) -> None:
+    extra = [p.name for suffix in IMAGE_SUFFIXES if (p := folder / f"slice_{count:02d}{suffix}").is_file()]
+    if extra:
+        raise StackError(f"{folder} has {extra[0]}, but {META_NAME} only {count} values of focus_distance_m")
+
+
 def _read_slice(folder: Path, index: int) -> Image:
     candidates = [folder / f"slice_{index:02d}{suffix}" for suffix in IMAGE_SUFFIXES]
     path = next((p for p in candidates if p.is_file()), None)
@@ -256,7 +269,10 @@ def _intrinsics(
         return _reported_intrinsics(meta["K"], path, len(distances_m), width, height)
     centre = ((width - 1) / 2, (height - 1) / 2)
     f_px = [lens.focal_length_m / lens.pixel_pitch_m] * len(distances_m)
-    if meta.get("focal_breathing", False):
+    breathing = meta.get("focal_breathing", False)
+    if not isinstance(breathing, bool):
+        raise StackError(f"expected true or false for focal_breathing in {path}, got {breathing!r}")
+    if breathing:
         f_px = [optics.focal_length_px(lens.focal_length_m, lens.pixel_pitch_m, s) for s in distances_m]
     return [Intrinsics(width, height, f, f, *centre) for f in f_px]
 
@@ -268,16 +284,18 @@ def _reported_intrinsics(entries: Any, path: Path, count: int, width: int, heigh
     names = ("fx", "fy", "cx", "cy")
     for i, entry in enumerate(entries):
         if not isinstance(entry, dict) or any(name not in entry for name in names):
-            raise StackError(f"expected fx, fy, cx, cy in K[{i}] of {path}, got {entry!r}")
+            raise StackError(
+                f"expected fx, fy, cx, cy in K[{i}] of {path}, as {{'fx': 740, 'fy': 740, 'cx': 160, 'cy': 120}}, "
+                f"got {entry!r}"
+            )
     rows = [[_number(entry, name, path) for name in names] for entry in entries]
     return [Intrinsics(width, height, fx, fy, cx, cy) for fx, fy, cx, cy in rows]
 
 
-def _reference(meta: Meta, path: Path, slices: list[FocalSlice]) -> int:
+def _reference(meta: Meta, path: Path, slices: list[FocalSlice]) -> int | None:
     reference = meta.get("reference_slice")
     if reference is None:
-        # Smallest field of view; where it is constant, the nearest focus.
-        return max(range(len(slices)), key=lambda i: (slices[i].intrinsics.fx_px, slices[i].focus_dpt))
+        return None
     if isinstance(reference, bool) or not isinstance(reference, int) or not 0 <= reference < len(slices):
         raise StackError(f"expected reference_slice in {path} within 0..{len(slices) - 1}, got {reference!r}")
     return reference

@@ -8,7 +8,7 @@ copied: treat them as read-only.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,10 @@ FloatImage = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
 MIN_SLICES = 3
+# From endoscopes to telescopes; outside of it a unit is wrong, and the numbers of blur make no sense.
+PLAUSIBLE_LENS = {"focal_length_m": (1e-5, 10.0), "f_number": (0.1, 1000.0), "pixel_pitch_m": (1e-8, 0.01)}
+PLAUSIBLE_FOCAL_LENGTH_PX = (1e-2, 1e7)
+SAME_LENS = 0.01
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,33 @@ class Intrinsics:
         if self.width < 1 or self.height < 1:
             raise InputError(f"expected a positive image size, got {self.width} x {self.height}")
         values = (self.fx_px, self.fy_px, self.cx_px, self.cy_px)
-        if not all(math.isfinite(v) for v in values) or self.fx_px <= 0 or self.fy_px <= 0:
+        low, high = PLAUSIBLE_FOCAL_LENGTH_PX
+        if not all(math.isfinite(v) for v in values) or not all(low <= f <= high for f in values[:2]):
             raise InputError(
-                f"expected finite intrinsics with fx, fy > 0, got fx={self.fx_px} fy={self.fy_px} "
-                f"cx={self.cx_px} cy={self.cy_px}: is the camera calibrated (camera_info K)?"
+                f"expected finite intrinsics with fx, fy of {low:g} to {high:g} pixels, got fx={self.fx_px} "
+                f"fy={self.fy_px} cx={self.cx_px} cy={self.cy_px}: is the camera calibrated (camera_info K)?"
             )
+
+    def resized(self, width: int, height: int) -> Intrinsics:
+        """Return the intrinsics of the same image resized to `width` x `height` pixels.
+
+        Integer coordinates are pixel centres, so the image reaches from -0.5 to width - 0.5:
+        cx' = (cx + 0.5) sx - 0.5. Distortion coefficients do not depend on the size.
+
+        Raises:
+            InputError: if the size is not positive.
+        """
+        sx, sy = width / self.width, height / self.height
+        return Intrinsics(
+            width,
+            height,
+            self.fx_px * sx,
+            self.fy_px * sy,
+            (self.cx_px + 0.5) * sx - 0.5,
+            (self.cy_px + 0.5) * sy - 0.5,
+            self.distortion_model,
+            self.distortion,
+        )
 
     def matrix(self) -> npt.NDArray[np.float64]:
         """Return K, shape (3, 3)."""
@@ -64,11 +90,16 @@ class LensModel:
     pixel_pitch_m: float
 
     def __post_init__(self) -> None:
-        """Check that all are finite and above zero; raise LensError."""
-        for name in ("focal_length_m", "f_number", "pixel_pitch_m"):
+        """Check that all are plausible; raise LensError."""
+        for name, (low, high) in PLAUSIBLE_LENS.items():
             value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0.0):
-                raise LensError(f"expected {name} finite and above 0, got {value}")
+            if not low <= value <= high:
+                raise LensError(f"expected {name} of {low:g} to {high:g}, got {value}: check its unit")
+
+    def resembles(self, other: LensModel) -> bool:
+        """Say whether both are one lens: within 1 %, since a liquid lens changes its focal length with focus."""
+        mine, theirs = ((m.focal_length_m, m.f_number, m.pixel_pitch_m) for m in (self, other))
+        return all(math.isclose(a, b, rel_tol=SAME_LENS) for a, b in zip(mine, theirs, strict=True))
 
     @property
     def aperture_m(self) -> float:
@@ -114,7 +145,7 @@ class LensState:
             return 0.0
         if not math.isfinite(self.focus_speed_mps) or math.isinf(self.focus_distance_m):
             return math.inf
-        return abs(self.focus_speed_mps) / self.focus_distance_m**2
+        return abs(self.focus_speed_mps) * self.focus_dpt * self.focus_dpt
 
 
 @dataclass(frozen=True)
@@ -193,8 +224,8 @@ class FocalStack:
         Args:
             slices: at least 3, of one size and type, at distinct focus distances, in any order.
             lens: the lens that took them.
-            reference: index into `slices` as given; by default the nearest focus, which has the
-                smallest field of view.
+            reference: index into `slices` as given; by default the slice with the smallest field of view,
+                which all others see, and of equal ones the nearest focus: there it is if the lens breathes.
             stamp_ns: stamp of the outputs; by default that of the reference slice.
             frame_id: optical frame of the camera.
 
@@ -210,7 +241,11 @@ class FocalStack:
                     f"expected slices of one size and type, got {first.shape} {first.dtype} and "
                     f"{s.image.shape} {s.image.dtype}"
                 )
-        chosen = slices[reference] if reference is not None else None
+        chosen = (
+            max(slices, key=lambda s: (s.intrinsics.fx_px, s.focus_dpt))
+            if reference is None
+            else slices[reference]
+        )
         ordered = tuple(sorted(slices, key=lambda s: s.focus_distance_m))
         for near, far in zip(ordered, ordered[1:], strict=False):
             if near.focus_distance_m == far.focus_distance_m:
@@ -218,7 +253,7 @@ class FocalStack:
                     f"expected distinct focus distances, got {near.focus_distance_m} m twice: "
                     "does the lens move at all?"
                 )
-        index = 0 if chosen is None else next(i for i, s in enumerate(ordered) if s is chosen)
+        index = next(i for i, s in enumerate(ordered) if s is chosen)
         stamp = ordered[index].stamp_ns if stamp_ns is None else stamp_ns
         return cls(ordered, lens, index, stamp, frame_id)
 
@@ -283,7 +318,3 @@ class DepthEstimate:
     intrinsics: Intrinsics
     stamp_ns: int = 0
     frame_id: str = ""
-
-    def with_depth(self, depth_m: FloatImage) -> DepthEstimate:
-        """Return a copy that holds another depth image."""
-        return replace(self, depth_m=depth_m)

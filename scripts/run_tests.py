@@ -76,6 +76,8 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="test processes (default: 2)")
     parser.add_argument("--only", choices=PARTS, help="one part only")
     args = parser.parse_args()
+    import rclpy  # noqa: F401 - the tests of the nodes would all be skipped without it
+
     functions = {"lint": lint, "unit": unit, "fields": fields, "colcon": colcon}
     broken = []
     with tempfile.TemporaryDirectory(prefix="dualfocus_ros_tests_") as folder:

@@ -30,7 +30,7 @@ def make_stack(scales, shifts=((0, 0), (0, 0), (0, 0)), reported=True) -> FocalS
     for i, (s, scale, (dx, dy)) in enumerate(zip(DISTANCES_M, scales, shifts, strict=True)):
         true = Intrinsics(WIDTH, HEIGHT, 740 * scale, 740 * scale, 79.5 + dx, 59.5 + dy)
         slices.append(FocalSlice(render(true), i, s, true if reported else base))
-    return FocalStack.from_slices(slices, LENS, frame_id="camera")
+    return FocalStack.from_slices(slices, LENS, reference=0, frame_id="camera")
 
 
 def worst_inside(a, b, margin=12):

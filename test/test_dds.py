@@ -61,7 +61,7 @@ def test_variable_that_the_release_does_not_read(tmp_path: Path, monkeypatch: py
     check = dds.check_profile({"ROS_DISTRO": "jazzy", NEW: str(dds.profile_path())})
     assert not check.ok
     assert f"{NEW} is set, but this ROS release does not read it" in check.text
-    assert f"set {OLD}" in check.text
+    assert f"export {OLD}={dds.profile_path()}" in check.text
 
 
 def test_profile_in_the_working_directory_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ def make_stack(scales=(1.0, 1.0, 1.0)):
             for i, (s, scale) in enumerate(zip((0.5, 1.0, 2.0), scales, strict=True))
         ],
         LENS,
+        reference=0,
         frame_id="camera",
     )
 

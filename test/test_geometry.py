@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dualfocus_ros.errors import InputError
-from dualfocus_ros.geometry import depth_to_points, fill_colours, ray_table, scaled_intrinsics
+from dualfocus_ros.geometry import depth_to_points, fill_colours, ray_table
 from dualfocus_ros.types import Intrinsics
 
 WIDTH, HEIGHT = 64, 48
@@ -172,8 +172,8 @@ def test_colours_of_another_size_or_type_are_refused(rgb: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize(("sx", "sy"), [(2, 2), (4, 2), (1, 3)])
-def test_scaled_intrinsics_agree_with_averaged_pixels(sx: int, sy: int) -> None:
-    small = scaled_intrinsics(PINHOLE, WIDTH // sx, HEIGHT // sy)
+def test_resized_intrinsics_agree_with_averaged_pixels(sx: int, sy: int) -> None:
+    small = PINHOLE.resized(WIDTH // sx, HEIGHT // sy)
     rays = ray_table(PINHOLE).astype(np.float64)
     # Rays of a pinhole are linear in the pixel: that of a big pixel is the mean of those it is made of.
     mean = rays.reshape(HEIGHT // sy, sy, WIDTH // sx, sx, 2).mean(axis=(1, 3))
@@ -182,11 +182,11 @@ def test_scaled_intrinsics_agree_with_averaged_pixels(sx: int, sy: int) -> None:
 
 def test_scaling_up_and_back_changes_nothing() -> None:
     k = with_distortion("plumb_bob", 0.1, 0.0, 0.0, 0.0, 0.0)
-    back = scaled_intrinsics(scaled_intrinsics(k, 200, 150), WIDTH, HEIGHT)
+    back = k.resized(200, 150).resized(WIDTH, HEIGHT)
     assert (back.distortion_model, back.distortion) == (k.distortion_model, k.distortion)
     np.testing.assert_allclose(back.matrix(), k.matrix(), rtol=1e-12)
 
 
 def test_scaling_to_nothing_is_refused() -> None:
     with pytest.raises(InputError, match="positive image size"):
-        scaled_intrinsics(PINHOLE, 0, 10)
+        PINHOLE.resized(0, 10)

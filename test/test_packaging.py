@@ -117,3 +117,10 @@ def test_setup_cfg_puts_executables_where_ros2_run_looks() -> None:
     text = (ROOT / "setup.cfg").read_text()
     assert "script_dir=$base/lib/dualfocus_ros" in text
     assert "install_scripts=$base/lib/dualfocus_ros" in text
+
+
+def test_files_that_the_readme_names_exist() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#:]+)\)", readme)
+    assert len(links) >= 3
+    assert [link for link in links if not (ROOT / link).is_file()] == []

@@ -178,11 +178,11 @@ K3 = [{"fx": 1.0, "fy": 1.0, "cx": 0.0, "cy": 0.0}] * 3
         ({"focus_distance_m": [0.01, 1.0, 4.0], "focal_breathing": True}, "beyond the focal length"),
         ({"focus_distance_m": [1.0, 2.0, 3.0, 4.0]}, "slice_03.png"),
         ({"focal_length_m": "16 mm"}, "expected a number for focal_length_m"),
-        ({"f_number": 0}, "f_number finite and above 0"),
+        ({"f_number": 0}, "f_number of 0.1 to 1000, got 0"),
         ({"width": 33}, "33 x 24.*32 x 24"),
         ({"K": K3[:2]}, "3 entries.*got 2"),
         ({"K": [{"fx": 1.0}] * 3}, r"fx, fy, cx, cy in K\[0\]"),
-        ({"K": [*K3[:2], {**K3[0], "fx": -1.0}]}, "fx, fy > 0"),
+        ({"K": [*K3[:2], {**K3[0], "fx": -1.0}]}, "fx, fy of 0.01 to 1e.07 pixels"),
         ({"reference_slice": 3}, r"reference_slice.*0\.\.2"),
     ],
 )

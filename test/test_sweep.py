@@ -18,7 +18,6 @@ class SlowLens:
     lens = LENS
     focus_range_m = (0.1, math.inf)
     focus_positions_m = None
-    settle_time_s = 0.0
 
     def __init__(self, frames_to_settle):
         self.frames_to_settle = frames_to_settle

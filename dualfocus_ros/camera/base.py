@@ -28,15 +28,16 @@ class FocusCamera(Protocol):
     def focus_positions_m(self) -> tuple[float, ...] | None:
         """The only focus distances (m) that exist, where a camera has fixed ones (recordings), else None."""
 
-    @property
-    def settle_time_s(self) -> float:
-        """How long after `set_focus` the lens still moves, at most, in seconds."""
-
     def set_focus(self, focus_distance_m: float) -> None:
         """Command a focus distance in metres; returns at once, the lens then moves."""
 
     def read(self) -> CameraFrame:
-        """Wait for the next exposure and return it with the lens state of that very exposure."""
+        """Wait for the next exposure and return it with the lens state of that very exposure.
+
+        Its `focus_speed_mps` is 0 only if the lens stood still during the whole exposure: the sweep goes on
+        at the first such frame. A driver that knows no more than the commanded position has to mark the
+        frames exposed within the settle time of its lens as moving (speed inf where it is not known).
+        """
 
     def interrupt(self) -> None:
         """Make `__enter__` or `read`, under way on another thread, end soon, with CameraError or a frame."""

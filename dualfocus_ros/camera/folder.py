@@ -13,7 +13,16 @@ import numpy as np
 from dualfocus_ros.camera.common import FrameClock, check_settings, setting
 from dualfocus_ros.errors import CameraError, LensError, StackError
 from dualfocus_ros.stackio import load_stack
-from dualfocus_ros.types import CameraFrame, FloatImage, FocalSlice, Image, Intrinsics, LensModel, LensState
+from dualfocus_ros.types import (
+    CameraFrame,
+    FloatImage,
+    FocalSlice,
+    FocalStack,
+    Image,
+    Intrinsics,
+    LensModel,
+    LensState,
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,10 @@ class FolderCamera:
             stack.lens.focal_length_m, stack.lens.f_number, stack.lens.pixel_pitch_m * pitch_scale
         )
         self._slices = tuple(_scaled_slice(s, width, height) for s in stack.slices)
-        self._truth_m = _scaled_depth(stored.ground_truth_m, width, height)
+        # The depth node takes the smallest field of view; a truth of another frame would be compared with it.
+        default = FocalStack.from_slices(stack.slices, stack.lens).reference
+        of_reference = stack.slices[stack.reference].intrinsics == stack.slices[default].intrinsics
+        self._truth_m = _scaled_depth(stored.ground_truth_m if of_reference else None, width, height)
         self._index = 0
         self._clock: FrameClock | None = None
         self._not_before_s = 0.0
@@ -76,11 +88,6 @@ class FolderCamera:
     def focus_positions_m(self) -> tuple[float, ...]:
         """Focus distances of the slices, metres, nearest first."""
         return tuple(s.focus_distance_m for s in self._slices)
-
-    @property
-    def settle_time_s(self) -> float:
-        """Zero: a recording is where it should be at once."""
-        return 0.0
 
     def set_focus(self, focus_distance_m: float) -> None:
         """Go to the slice whose focus is nearest in dioptres.
@@ -148,20 +155,8 @@ def _scaled_slice(s: FocalSlice, width: int, height: int) -> FocalSlice:
     k = s.intrinsics
     if (k.width, k.height) == (width, height):
         return s
-    sx, sy = width / k.width, height / k.height
-    # Pixel centres are integers, so the image begins at -0.5.
-    scaled = Intrinsics(
-        width,
-        height,
-        k.fx_px * sx,
-        k.fy_px * sy,
-        (k.cx_px + 0.5) * sx - 0.5,
-        (k.cy_px + 0.5) * sy - 0.5,
-        k.distortion_model,
-        k.distortion,
-    )
     image = cv2.resize(s.image, (width, height), interpolation=cv2.INTER_AREA)
-    return FocalSlice(image, s.stamp_ns, s.focus_distance_m, scaled)
+    return FocalSlice(image, s.stamp_ns, s.focus_distance_m, k.resized(width, height))
 
 
 def _scaled_depth(depth_m: FloatImage | None, width: int, height: int) -> FloatImage | None:

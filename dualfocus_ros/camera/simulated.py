@@ -127,12 +127,6 @@ class SimulatedCamera:
         """None: every distance within the range can be focused on."""
         return
 
-    @property
-    def settle_time_s(self) -> float:
-        """Time in seconds that a move through the whole range takes."""
-        c = self.config
-        return (self._dpt_range[1] - self._dpt_range[0]) / c.slew_dpt_per_s + c.settle_s
-
     def mechanical_error(self, focus_distance_m: float) -> MechanicalError:
         """Return what no driver knows of a slice: for tests and evaluation only."""
         return self._mechanics.at(1.0 / focus_distance_m)

@@ -26,8 +26,11 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from dualfocus_ros.engine.pick import ENGINE_CHOICES
+    from dualfocus_ros.errors import ParameterError
     from dualfocus_ros.nodes.benchmark import BenchmarkConfig, measure, report
 
+    if args.json and not Path(args.json).parent.is_dir():
+        raise ParameterError(f"expected --json in a folder that exists, got {args.json}")
     config = BenchmarkConfig(
         args.width, args.height, args.slices, args.rate, args.seconds, tuple(args.engine or ENGINE_CHOICES)
     )

@@ -11,10 +11,10 @@ HELP = "run a simulated focus-sweeping camera and the depth node live, and check
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    parser.add_argument("--duration", type=float, default=30.0, metavar="S", help="seconds of live running (30)")
+    parser.add_argument("--duration", type=float, default=30.0, metavar="S", help="seconds of live running")
     parser.add_argument("--output", default="demo_output", metavar="DIR", help="folder for the pictures")
-    parser.add_argument("--engine", default="classical", help="depth engine (classical)")
-    parser.add_argument("--mode", default="sweep", help="sweep: one depth a sweep, sliding: one a frame (sweep)")
+    parser.add_argument("--engine", default="classical", help="depth engine")
+    parser.add_argument("--mode", default="sweep", help="sweep: one depth a sweep, sliding: one a frame")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--engine",
         action="append",
         metavar="NAME",
-        help="depth engine (classical); give it several times to compare side by side",
+        help="depth engine, classical where not given; several times: side by side",
     )
     parser.add_argument(
         "--breathing",

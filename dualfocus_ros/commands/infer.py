@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OUT",
         help="folder for depth.npy, confidence.npy, all_in_focus.png, preview.png, points.ply; mirrors a tree",
     )
-    parser.add_argument("--engine", default="classical", help="depth engine (classical)")
+    parser.add_argument("--engine", default="classical", help="depth engine")
     parser.add_argument(
         "--breathing",
         metavar="SOURCE",
@@ -36,13 +36,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Estimate and write; return the exit code."""
     from dualfocus_ros.engine.pick import make_engine
+    from dualfocus_ros.errors import DualFocusError
     from dualfocus_ros.stackio import find_stacks
 
     paths = find_stacks(args.stack)
+    failed: list[DualFocusError] = []
     with make_engine(args.engine) as engine:
         for path in paths:
             target = args.output / path.relative_to(args.stack)
-            print(f"{path} -> {target}: {_infer_one(engine, path, target, args.breathing)}", flush=True)
+            try:
+                print(f"{path} -> {target}: {_infer_one(engine, path, target, args.breathing)}", flush=True)
+            except DualFocusError as error:
+                if len(paths) == 1:
+                    raise
+                failed.append(error)
+    if failed:
+        list_of_errors = "\n  ".join(map(str, failed))
+        raise DualFocusError(f"{len(failed)} of {len(paths)} stacks failed:\n  {list_of_errors}")
     return 0
 
 

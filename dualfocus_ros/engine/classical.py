@@ -27,7 +27,7 @@ import numpy.typing as npt
 from dualfocus_ros.engine.base import EngineOutput
 from dualfocus_ros.engine.guided import box_mean, guided_filter, weighted_guided_filter
 from dualfocus_ros.engine.reblur import blur_level_px, reblurred
-from dualfocus_ros.errors import EngineError
+from dualfocus_ros.errors import EngineError, StackError
 from dualfocus_ros.types import MIN_SLICES, AlignedStack, FloatImage, Image, Mask
 
 FloatVector: TypeAlias = npt.NDArray[np.float64]
@@ -158,7 +158,7 @@ def _working_scene(stack: AlignedStack) -> _Scene:
 def _shrink(pixels: int, blur_step_px: float) -> int:
     """Return the whole number by which the image is made smaller to work on it."""
     if not math.isfinite(blur_step_px):
-        raise EngineError(f"expected a finite blur between slices, got {blur_step_px} px: check the lens data")
+        raise StackError(f"expected a finite blur between slices, got {blur_step_px} px: check the lens data")
     shrink = max(1, math.ceil(math.sqrt(pixels / MAX_WORK_PIXELS)))
     while pixels >= WORK_PIXELS * (shrink + 1) ** 2 and blur_step_px >= WORK_BLUR_STEP_PX * (shrink + 1):
         shrink += 1

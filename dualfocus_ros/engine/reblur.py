@@ -28,6 +28,7 @@ def _disc(diameter_px: float) -> FloatImage:
 
 def reblurred(sharp: FloatImage, diameter_px: float) -> FloatImage:
     """Return the image (h, w) blurred by a disc of this diameter, as a lens does; 0 gives the image itself."""
+    diameter_px = min(diameter_px, math.hypot(*sharp.shape))  # more than the whole image is no more blur
     if diameter_px <= COARSE_BLUR_PX:
         blurred: FloatImage = cv2.filter2D(sharp, -1, _disc(diameter_px)) if diameter_px > 0.0 else sharp
         return blurred

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
@@ -57,7 +59,12 @@ class ManagedNode(LifecycleNode):  # type: ignore[misc]
         self._made: list[Any] = []
         self._base = parameters.declare(self, NodeConfig)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self._timer = self.create_timer(self._base.diagnostics_period_s, self._publish_diagnostics)
+        # By the steady clock: under use_sim_time without /clock, too, somebody has to say what is wrong.
+        self._timer = self.create_timer(
+            self._base.diagnostics_period_s,
+            self._publish_diagnostics,
+            clock=Clock(clock_type=ClockType.STEADY_TIME),
+        )
         self.active = False
 
     @property
@@ -136,7 +143,7 @@ class ManagedNode(LifecycleNode):  # type: ignore[misc]
             publisher = self.create_lifecycle_publisher(
                 message_type,
                 topic,
-                OUTPUT_QOS,
+                copy.copy(OUTPUT_QOS),  # rclpy writes the overrides into it
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             )
         self._made.append(publisher)
@@ -145,7 +152,10 @@ class ManagedNode(LifecycleNode):  # type: ignore[misc]
     def destroy_outputs(self) -> None:
         """Destroy what `output` made."""
         while self._made:
-            self.destroy_publisher(self._made.pop())
+            publisher = self._made.pop()
+            # rclpy would keep it, and activate it again with the next ones.
+            getattr(self, "_managed_entities", set()).discard(publisher)
+            self.destroy_publisher(publisher)
 
     def input(self, message_type: Any, topic: str, callback: Callable[[Any], None]) -> Any:
         """Create a subscription for sensor data; its QoS can be set by `qos_overrides` parameters."""
@@ -154,7 +164,7 @@ class ManagedNode(LifecycleNode):  # type: ignore[misc]
                 message_type,
                 topic,
                 callback,
-                INPUT_QOS,
+                copy.copy(INPUT_QOS),  # rclpy writes the overrides into it
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             )
 

@@ -12,6 +12,7 @@ from sensor_msgs.msg import CameraInfo, Image, JointState
 from dualfocus_ros import messages, parameters
 from dualfocus_ros.camera.base import FocusCamera
 from dualfocus_ros.camera.pick import CAMERA_CHOICES, config_class, make_camera
+from dualfocus_ros.errors import CameraError, ParameterError
 from dualfocus_ros.nodes.base import ManagedNode
 from dualfocus_ros.nodes.rates import Rate
 from dualfocus_ros.nodes.runner import run_until_stopped
@@ -58,6 +59,11 @@ class CameraNode(ManagedNode):
 
     def configure(self) -> None:
         """Check the camera's settings and create the publishers."""
+        if self.get_parameter("use_sim_time").value:
+            raise ParameterError(
+                "the camera takes its pictures in real time and stamps them so: start it without use_sim_time "
+                "(camera:=none where a simulator or a bag gives the images)"
+            )
         self._camera = make_camera(self._config.driver, self._driver_configs[self._config.driver])
         self._image = self.output(Image, "~/image_raw")
         self._camera_info = self.output(CameraInfo, "~/camera_info")
@@ -67,10 +73,12 @@ class CameraNode(ManagedNode):
 
     def activate(self) -> None:
         """Open the camera and start to sweep."""
-        self._stop.clear()
+        if self._thread is not None and self._thread.is_alive():
+            raise CameraError("the camera is still busy with what it did when it was deactivated: try again")
+        self._stop = threading.Event()
         self._rate.restart()
         self._state = "opening the camera"
-        self._thread = threading.Thread(target=self._run, name="camera", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(self._stop,), name="camera", daemon=True)
         self._thread.start()
 
     def deactivate(self) -> None:
@@ -80,7 +88,6 @@ class CameraNode(ManagedNode):
             self._camera.interrupt()
         if self._thread is not None:
             self._thread.join(2.0)
-            self._thread = None
         self._state = "not active"
 
     def clean_up(self) -> None:
@@ -88,7 +95,7 @@ class CameraNode(ManagedNode):
         self.destroy_outputs()
         self._camera = None
 
-    def _run(self) -> None:
+    def _run(self, stop: threading.Event) -> None:
         """Sweep until stopped; runs on the camera thread."""
         assert self._camera is not None
         try:
@@ -99,11 +106,11 @@ class CameraNode(ManagedNode):
                 near, far = sweep.positions_m[0], sweep.positions_m[-1]
                 self.get_logger().info(f"sweeping {self._positions} focus positions, {near:.3g} to {far:.3g} m")
                 for frame in sweep.frames():
-                    if self._stop.is_set():
+                    if stop.is_set():
                         return
                     self._publish(frame)
         except BaseException as error:  # noqa: BLE001 - whatever ends the camera must end the node
-            if not self._stop.is_set():
+            if not stop.is_set():
                 self.fail(error)
 
     def _publish(self, frame: CameraFrame) -> None:

@@ -173,7 +173,7 @@ def _run_live(nodes: NodeSet, scorer: Scorer, duration_s: float) -> bool:
         nodes.check()
         if scorer.depth_times_s and deadline == start + START_UP_S:
             deadline = time.monotonic() + duration_s
-        if scorer.metrics and time.monotonic() - reported >= REPORT_EVERY_S:
+        if len(scorer.metrics) > 2 and time.monotonic() - reported >= REPORT_EVERY_S:
             reported = time.monotonic()
             print(scorer.summary(), flush=True)
     return True

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -70,6 +71,8 @@ class DepthNode(ManagedNode):
         self._cloud = messages.PointCloudWriter()
         self._rates = {name: Rate() for name in ("camera/image_raw", "camera/camera_info", "camera/lens", "depth")}
         self._drops: Counter[str] = Counter()
+        self._drops_lock = threading.Lock()
+        self._breathing = ""
         self._latency_s = 0.0
 
     def configure(self) -> None:
@@ -88,13 +91,15 @@ class DepthNode(ManagedNode):
 
     def activate(self) -> None:
         """Subscribe and start the worker."""
+        self._check_idle()
         self._buffer = FocalStackBuffer(self._buffer_config)
         self._worker = LatestWorker(self._estimate, self.fail, "depth worker")
-        self._inputs = {
-            "camera/image_raw": self.input(Image, "camera/image_raw", self._on_image),
-            "camera/camera_info": self.input(CameraInfo, "camera/camera_info", self._on_camera_info),
-            "camera/lens": self.input(JointState, "camera/lens", self._on_lens),
-        }
+        for kind, topic, callback in (
+            (Image, "camera/image_raw", self._on_image),
+            (CameraInfo, "camera/camera_info", self._on_camera_info),
+            (JointState, "camera/lens", self._on_lens),
+        ):
+            self._inputs[topic] = self.input(kind, topic, callback)
         parameters.refuse_unknown(self)
         for rate in self._rates.values():
             rate.restart()
@@ -104,51 +109,59 @@ class DepthNode(ManagedNode):
         for subscription in self._inputs.values():
             self.destroy_subscription(subscription)
         self._inputs = {}
-        if self._worker is not None:
-            self._worker.stop(timeout_s=1.0)
+        if self._worker is not None and self._worker.stop(timeout_s=1.0):
             self._worker = None
 
     def clean_up(self) -> None:
         """Free the engine and the publishers."""
+        self._check_idle()
         self._resources.close()
         self._estimator = None
+
+    def _check_idle(self) -> None:
+        """Raise EngineError while a worker that was told to stop still estimates; only one may use the engine."""
+        if self._worker is not None and not self._worker.stop(timeout_s=0.0):
+            raise EngineError("the estimate under way when the node was deactivated is not finished: try again")
+        self._worker = None
 
     def _on_image(self, message: Image) -> None:
         self._rates["camera/image_raw"].tick()
         self._feed(
+            "camera/image_raw",
             lambda: self._buffer.add_image(
                 messages.stamp_to_ns(message.header.stamp),
                 messages.image_from_message(message),
                 message.header.frame_id,
-            )
+            ),
         )
 
     def _on_camera_info(self, message: CameraInfo) -> None:
         self._rates["camera/camera_info"].tick()
         self._feed(
+            "camera/camera_info",
             lambda: self._buffer.add_intrinsics(
                 messages.stamp_to_ns(message.header.stamp), messages.intrinsics_from_message(message)
-            )
+            ),
         )
 
     def _on_lens(self, message: JointState) -> None:
         self._rates["camera/lens"].tick()
-        self._feed(lambda: self._buffer.add_lens_state(messages.lens_state_from_message(message)))
+        self._feed("camera/lens", lambda: self._buffer.add_lens_state(messages.lens_state_from_message(message)))
 
-    def _feed(self, add: Callable[[], list[FocalStack]]) -> None:
+    def _feed(self, topic: str, add: Callable[[], list[FocalStack]]) -> None:
         """Run one `add` of the buffer and hand the newest stack that it completed to the worker."""
         try:
             stacks = add()
         except DualFocusError as error:
-            self._reject(error)
+            self._reject(f"unusable {topic}", error)
             return
         if not stacks or self._worker is None:
             return
         if not any(p.get_subscription_count() for p in self.outputs):
-            self._drops["nobody_subscribes"] += len(stacks)
+            self._count("stack: nobody subscribes", len(stacks))
             return
         replaced = self._worker.put(stacks[-1])
-        self._drops["engine_busy"] += len(stacks) - 1 + replaced
+        self._count("stack: engine busy", len(stacks) - 1 + replaced)
 
     def _estimate(self, stack: FocalStack) -> None:
         """Estimate and publish one stack; runs on the worker thread."""
@@ -158,12 +171,16 @@ class DepthNode(ManagedNode):
         except EngineError:
             raise
         except DualFocusError as error:
-            self._reject(error)
+            self._reject("stack: no estimate", error)
             return
         if not self.active:
             return
-        for _, publish in self.publishing(estimate):
-            publish()
+        self._report_breathing()
+        for name, publish in self.publishing(estimate):
+            try:
+                publish()
+            except DualFocusError as error:
+                self._reject(f"output: {name}", error)
         self._rates["depth"].tick()
         newest_ns = max(s.stamp_ns for s in stack.slices)
         self._latency_s = (self.get_clock().now().nanoseconds - newest_ns) * 1e-9
@@ -185,10 +202,31 @@ class DepthNode(ManagedNode):
             if publisher.get_subscription_count():
                 yield name, partial(_fill_and_publish, publisher, make)
 
-    def _reject(self, error: DualFocusError) -> None:
-        """Count and log what came in and cannot be used; the node goes on."""
-        self._drops[type(error).__name__] += 1
-        self.get_logger().error(str(error), throttle_duration_sec=2.0)
+    def _report_breathing(self) -> None:
+        """Say where the field of view comes from, when that changes."""
+        assert self._estimator is not None
+        source = self._estimator.breathing
+        if source == self._breathing:
+            return
+        self._breathing = source
+        why = ""
+        if self._estimator_config.breathing == "auto" and source == "thin_lens":
+            why = " (K of camera_info does not follow the focus; set breathing to none if it is constant)"
+        self.get_logger().info(f"field of view from {source}{why}")
+
+    def _reject(self, reason: str, error: DualFocusError) -> None:
+        """Count and log what cannot be used; the node goes on."""
+        self._count(reason, 1)
+        self.get_logger().error(f"{reason}: {error}", throttle_duration_sec=2.0)
+
+    def _count(self, reason: str, count: int) -> None:
+        """Count what is left out; both threads do."""
+        with self._drops_lock:
+            self._drops[reason] += count
+
+    def _all_drops(self) -> Counter[str]:
+        with self._drops_lock:
+            return self._buffer.drops + self._drops
 
     def _set_estimator_config(self, config: EstimatorConfig) -> None:
         self._estimator_config = config
@@ -210,6 +248,7 @@ class DepthNode(ManagedNode):
             values |= {
                 "engine": self._estimator.engine.name,
                 "device": self._estimator.engine.device,
+                "field of view from": self._estimator.breathing,
                 "time to align [ms]": f"{timing.align_s * 1e3:.1f}",
                 "time of engine [ms]": f"{timing.engine_s * 1e3:.1f}",
                 "alignment residual [px]": f"{abs(self._estimator.residual_px).max(initial=0.0):.3f}",
@@ -217,10 +256,11 @@ class DepthNode(ManagedNode):
         values |= {
             LATENCY_KEY: f"{self._latency_s * 1e3:.1f}",
             "focus positions": len(self._buffer.positions_dpt),
+            "time jumps": self._buffer.time_jumps,
             "frames in memory": self._buffer.frames_held,
             "stacks completed": self._buffer.stacks_completed,
         }
-        values |= {f"dropped: {reason}": n for reason, n in sorted((self._buffer.drops + self._drops).items())}
+        values |= {f"dropped: {reason}": n for reason, n in sorted(self._all_drops().items())}
         return messages.Diagnostic(f"{self.get_fully_qualified_name()}: depth", level, text, values)
 
     def _judge(self) -> tuple[int, str]:
@@ -229,6 +269,8 @@ class DepthNode(ManagedNode):
             return 2, str(trouble)
         if not self.active:
             return 0, "not active"
+        if self.get_clock().ros_time_is_active and self.get_clock().now().nanoseconds == 0:
+            return 1, "use_sim_time is set and no time has come on /clock: is the simulator or the bag running?"
         timeout_s = self._config.input_timeout_s
         silent = [n for n in self._inputs if self._rates[n].silent_for_s() > timeout_s]
         if silent:
@@ -237,19 +279,27 @@ class DepthNode(ManagedNode):
                 f"no message for {timeout_s:g} s on {names}: is the camera node running, is the topic remapped, "
                 "and does its QoS fit (ros2 topic info -v)?"
             )
-        if self._rates["depth"].silent_for_s() <= timeout_s:
+        silence_s = self._rates["depth"].silent_for_s()
+        if silence_s <= timeout_s:
             return 0, "running"
+        if silence_s <= 2.0 * timeout_s and not self._buffer.positions_dpt:
+            return 0, "waiting for the first complete focus sweep"
         return self._judge_no_depth()
 
     def _judge_no_depth(self) -> tuple[int, str]:
         """Say why inputs arrive and yet no depth leaves."""
         if not any(p.get_subscription_count() for p in self.outputs):
             return 0, "idle: nobody subscribes to an output"
-        drops = self._buffer.drops + self._drops
+        drops = self._all_drops()
+        if drops["too_many_slices"] and not self._buffer.positions_dpt:
+            return 1, f"a sweep has more than {self._buffer_config.max_slices} focus positions: raise max_slices"
         if self._buffer.stacks_completed:
             return 1, f"no depth for {self._rates['depth'].silent_for_s():.0f} s, dropped so far: {dict(drops)}"
         if self._buffer.frames_accepted and not self._buffer.positions_dpt:
-            return 1, "no complete focus sweep yet: does the focus move over at least 3 positions and back?"
+            return (
+                1,
+                "no complete focus sweep yet: does the focus move over 3 positions or more, and again?",
+            )
         return 1, f"no complete stack yet, dropped so far: {dict(drops)}"
 
 

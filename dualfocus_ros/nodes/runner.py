@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import remove_ros_args
 
 from dualfocus_ros.errors import DualFocusError, ParameterError
 from dualfocus_ros.nodes.base import ManagedNode
@@ -98,12 +101,16 @@ class NodeSet:
         try:
             rclpy.init(args=self._args, signal_handler_options=SignalHandlerOptions.NO)
         except RuntimeError as error:
-            raise ParameterError(f"expected usable ROS arguments (--ros-args ...): {error}") from error
+            raise _unusable(error) from error
 
     def _tear_down(self) -> None:
         for node in self.nodes:
             if isinstance(node, ManagedNode):
-                node.close()
+                try:
+                    node.close()
+                except DualFocusError as error:
+                    # An estimate that is still under way ends with the process, which is to end now.
+                    node.get_logger().warning(f"not freed: {error}")
         for spinner in self._spinners:
             spinner.stop()
         for node in self.nodes:
@@ -118,6 +125,7 @@ def run_until_stopped(makers: Sequence[Callable[[], Node]], args: list[str] | No
     """
     hold_stop_signals()
     try:
+        _parse_no_arguments(sys.argv if args is None else args)
         with NodeSet(makers, args) as nodes:
             while rclpy.ok() and not wait_for_stop(POLL_S):
                 nodes.check()
@@ -128,3 +136,22 @@ def run_until_stopped(makers: Sequence[Callable[[], Node]], args: list[str] | No
         traceback.print_exc()
         return 1
     return 0
+
+
+def _unusable(error: RuntimeError) -> ParameterError:
+    return ParameterError(f"expected usable ROS arguments (--ros-args ...): {error}")
+
+
+def _parse_no_arguments(args: Sequence[str]) -> None:
+    """Answer --help; end with usage on anything that is not for ROS, which would else be ignored."""
+    try:
+        name, *rest = remove_ros_args(args)
+    except RuntimeError as error:
+        raise _unusable(error) from error
+    parser = argparse.ArgumentParser(
+        prog=Path(name).name,
+        description="A node of dualfocus_ros. Its parameters are in docs/parameters.md; set them with "
+        "--ros-args -p NAME:=VALUE or --params-file FILE.",
+        usage="%(prog)s [--ros-args ...]",
+    )
+    parser.parse_args(rest)

@@ -235,8 +235,6 @@ def test_frames_exposed_while_the_lens_moves_say_so() -> None:
         settled(camera, 0.4)
         camera.set_focus(5.0)
         frames = [camera.read() for _ in range(12)]
-        limit_s = camera.settle_time_s
-    assert limit_s == pytest.approx(2.3 / 5.0 + 0.1)
     states = [f.lens_state for f in frames]
     moving = [s.focus_speed_mps != 0.0 for s in states]
     # 2.3 dpt: 2.05 dpt at 5 dpt/s, then braking for 0.1 s: 0.51 s, 7 or 8 frames.

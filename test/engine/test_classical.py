@@ -227,7 +227,7 @@ def test_fewer_than_three_slices() -> None:
 
 
 def test_lens_without_aperture_in_pixels() -> None:
-    tiny = LensModel(LENS.focal_length_m, 1e300, LENS.pixel_pitch_m)
+    tiny = LensModel(LENS.focal_length_m, 1000.0, LENS.pixel_pitch_m)
     output = infer(aligned(quantised(render(texture(), [0.6])[0]), lens=tiny))
     assert np.isfinite(output.depth_m).all()
 

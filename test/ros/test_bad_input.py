@@ -57,12 +57,13 @@ SPOILT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "encoding": ({"spoil_image": _set(encoding="rgb9")}, ("expected an image encoding of rgb8", "got 'rgb9'")),
     "step": ({"spoil_image": _set(step=50)}, ("expected a step of at least 192 bytes", "got 50")),
     "length": ({"spoil_image": _cut}, ("expected 9216 bytes of image data", "got 9116")),
-    "size": ({"spoil_info": _set(width=60)}, ("expected an image of 60 x 48", "got 64 x 48")),
+    "size": ({"spoil_info": _set(width=60)}, ("no complete stack", "camera_info_of_another_size")),
     "nan": ({"spoil_lens": _focus(float("nan"))}, ("expected focus_distance in metres above 0", "got nan")),
     "negative": ({"spoil_lens": _focus(-2.0)}, ("expected focus_distance in metres above 0", "got -2.0")),
     "names": ({"spoil_lens": _set(name=["a", "b", "c", "d"])}, ("expected the names focus_distance",)),
     "uncalibrated": ({"spoil_info": _set(k=[0.0] * 9)}, ("expected a calibrated camera", "camera_calibration")),
 }
+TOPICS = {"image": "image_raw", "info": "camera_info", "lens": "lens"}
 SILENT = ("no_lens", "still", "two")
 NODES = """
 import sys
@@ -116,18 +117,30 @@ class TestSpoiltMessages:
         spoil, words = SPOILT[name]
         camera, depths = spoilt.cameras[name], spoilt.depths[name]
         start = time.monotonic()
-        frames = 0
-        for _ in range(3):
-            frames += len(camera.sweep(**spoil))
+        sent = [s for _ in range(3) for s in camera.sweep(**spoil)]
+
+        def logged() -> list[str]:
+            return spoilt.logged(name, *words)
+
+        def told() -> bool:
+            # A size that does not fit is an error of no message: it is told by what the node says of its state.
+            if name == "size":
+                sent.extend(camera.sweep(**spoil))
+            return bool(logged())
+
+        wait_until(told, 10, lambda: spoilt.process.output)
+        assert logged()[0].startswith("[WARN]" if name == "size" else "[ERROR]")
         # Throttled: at most one line of it every 2 s.
-        wait_until(lambda: spoilt.logged(name, *words), 10, lambda: spoilt.process.output)
-        assert len(spoilt.logged(name, *words)) <= 1 + (time.monotonic() - start) / 2.0
-        (line, *_) = spoilt.logged(name, *words)
-        assert line.startswith("[ERROR]")
-        counted = "dropped: StackError" if name == "size" else "dropped: MessageError"
-        wait_until(lambda: spoilt.value(name, counted) not in ("None", "0"), 10, lambda: str(spoilt.value(name)))
-        if name != "size":
-            assert int(spoilt.value(name, counted)) == frames
+        assert len(logged()) <= 1 + (time.monotonic() - start) / 2.0
+        (topic,) = (t for t in ("image", "info", "lens") if f"spoil_{t}" in spoil)
+        reason = "camera_info_of_another_size" if name == "size" else f"unusable camera/{TOPICS[topic]}"
+
+        def count() -> int:
+            return int(spoilt.peer.diagnostic(f"/{name}/dualfocus", f"dropped: {reason}") or 0)
+
+        # Every one that came: best effort may lose some on a busy machine.
+        wait_until(lambda: count() >= len(sent) // 2, 10, lambda: f"{count()} of {len(sent)}")
+        assert count() <= len(sent)
         assert not depths
         depth = plane(camera.sweep_until(depths, 20))
         assert np.nanmedian(depth) == pytest.approx(DEPTH_M, rel=0.05)
@@ -136,7 +149,8 @@ class TestSpoiltMessages:
 @pytest.fixture(scope="class")
 def silent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     for nodes in _nodes(tmp_path_factory.mktemp("silent"), SILENT):
-        end = time.monotonic() + 5.5
+        # A first sweep may take a while, so that is told after twice the time of silence.
+        end = time.monotonic() + 7.5
         while time.monotonic() < end:
             nodes.cameras["no_lens"].sweep(lens=False)
             for _ in range(3):
@@ -162,7 +176,7 @@ class TestSilentInput:
 
     @pytest.mark.parametrize("name", ["still", "two"])
     def test_focus_that_makes_no_sweep_is_told(self, silent: Nodes, name: str) -> None:
-        told = "does the focus move over at least 3 positions and back?"
+        told = "does the focus move over 3 positions or more, and again?"
         wait_until(lambda: told in silent.value(name), 5, lambda: silent.value(name))
         wait_until(lambda: silent.logged(name, "[WARN]", told), 5, lambda: silent.process.output)
         assert silent.value(name, "focus positions") == "0"
@@ -224,8 +238,13 @@ REFUSED: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     ),
     "qos_input": (
         "depth_node",
-        {"qos_overrides./camera/lens.subscription.durability": "bogus"},
-        ("camera/lens", "durability", "bogus"),
+        {"qos_overrides./camera/lens.subscription.reliability": "bogus"},
+        ("camera/lens", "reliability", "bogus"),
+    ),
+    "qos_misspelt": (
+        "depth_node",
+        {"qos_overrides./camera/lens.subscription.reliabilty": "reliable"},
+        ("did you mean 'qos_overrides./camera/lens.subscription.reliability'?",),
     ),
     "syntax": ("depth_node", {"min_depth_m": "[1, two"}, ("ROS arguments", "min_depth_m:=[1, two")),
 }
