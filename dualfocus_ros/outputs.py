@@ -130,7 +130,10 @@ def render_preview(
     panels = 2 if truth_m is None else 3
     figure = Figure(figsize=(PANEL_INCHES * panels + 0.6, PANEL_INCHES * shape[0] / shape[1] + 0.5))
     canvas = FigureCanvasAgg(figure)
-    figure.set_layout_engine("compressed")
+    if hasattr(figure, "set_layout_engine"):
+        figure.set_layout_engine("compressed")
+    else:  # matplotlib 3.5, Ubuntu 22.04
+        figure.set_constrained_layout(True)  # type: ignore[attr-defined]
     axes = figure.subplots(1, panels)
     if title:
         figure.suptitle(title, fontsize=10)

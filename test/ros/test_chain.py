@@ -15,6 +15,7 @@ pytest.importorskip("rclpy")
 
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
+from rclpy.qos import QoSProfile
 from ros_helpers import (
     ROOT,
     SMALL,
@@ -327,8 +328,13 @@ class TestRecordedRun:
 
 def test_sliding_mode_gives_a_depth_for_each_frame(tmp_path: Path) -> None:
     with chain(tmp_path) as (processes, peer):
-        depths = peer.collect(Image, "/dualfocus/depth")
-        processes.start("depth_node", {"mode": "sliding", "breathing": "none"})
+        # Every frame counts here, so none may be lost on its way: reliable from end to end.
+        depths = peer.collect(Image, "/dualfocus/depth", QoSProfile(depth=100))
+        reliable = {
+            f"qos_overrides./camera/{topic}.subscription.reliability": "reliable"
+            for topic in ("image_raw", "camera_info", "lens")
+        }
+        processes.start("depth_node", {"mode": "sliding", "breathing": "none", **reliable})
         camera = SyntheticCamera(peer, "", depth_m=0.8)
         camera.wait_for_subscribers()
         camera.sweep_until(depths)
