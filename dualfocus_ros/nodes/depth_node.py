@@ -280,9 +280,11 @@ class DepthNode(ManagedNode):
                 "and does its QoS fit (ros2 topic info -v)?"
             )
         silence_s = self._rates["depth"].silent_for_s()
-        if silence_s <= timeout_s:
-            return 0, "running"
-        if silence_s <= 2.0 * timeout_s and not self._buffer.positions_dpt:
+        if self._buffer.positions_dpt:
+            # A sweep may take as long as its stack may be old.
+            if silence_s <= max(2.0 * timeout_s, self._buffer_config.max_stack_age_s):
+                return 0, "running"
+        elif silence_s <= 2.0 * timeout_s:
             return 0, "waiting for the first complete focus sweep"
         return self._judge_no_depth()
 
@@ -291,6 +293,11 @@ class DepthNode(ManagedNode):
         if not any(p.get_subscription_count() for p in self.outputs):
             return 0, "idle: nobody subscribes to an output"
         drops = self._all_drops()
+        if drops["camera_info_of_another_size"] and not self._buffer.frames_accepted:
+            return 1, (
+                "camera_info says another image size than the images have: recalibrate at this resolution, or "
+                "resize the camera info with the images"
+            )
         if drops["too_many_slices"] and not self._buffer.positions_dpt:
             return 1, f"a sweep has more than {self._buffer_config.max_slices} focus positions: raise max_slices"
         if self._buffer.stacks_completed:

@@ -57,7 +57,7 @@ SPOILT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "encoding": ({"spoil_image": _set(encoding="rgb9")}, ("expected an image encoding of rgb8", "got 'rgb9'")),
     "step": ({"spoil_image": _set(step=50)}, ("expected a step of at least 192 bytes", "got 50")),
     "length": ({"spoil_image": _cut}, ("expected 9216 bytes of image data", "got 9116")),
-    "size": ({"spoil_info": _set(width=60)}, ("no complete stack", "camera_info_of_another_size")),
+    "size": ({"spoil_info": _set(width=60)}, ("camera_info says another image size", "resize the camera info")),
     "nan": ({"spoil_lens": _focus(float("nan"))}, ("expected focus_distance in metres above 0", "got nan")),
     "negative": ({"spoil_lens": _focus(-2.0)}, ("expected focus_distance in metres above 0", "got -2.0")),
     "names": ({"spoil_lens": _set(name=["a", "b", "c", "d"])}, ("expected the names focus_distance",)),
