@@ -13,7 +13,7 @@ import numpy.typing as npt
 from dualfocus_ros.align import BREATHING_CHOICES, Breathing, align, breathing_source
 from dualfocus_ros.engine.base import DepthEngine, EngineOutput
 from dualfocus_ros.errors import ParameterError
-from dualfocus_ros.types import AlignedStack, DepthEstimate, FloatImage, FocalStack
+from dualfocus_ros.types import MIN_SLICES, AlignedStack, DepthEstimate, FloatImage, FocalStack
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class DepthEstimator:
         depth_m = output.depth_m
         config = self.config
         if stack.valid is not None:
-            unseen = stack.valid.sum(axis=0) < min(3, len(stack.images))
+            unseen = stack.valid.sum(axis=0) < MIN_SLICES
             depth_m = np.where(unseen, np.float32(np.nan), depth_m)
         if config.min_confidence > 0.0:
             depth_m = np.where(output.confidence < config.min_confidence, np.float32(np.nan), depth_m)

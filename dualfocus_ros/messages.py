@@ -67,15 +67,7 @@ def image_from_message(message: Any) -> Image:
     Raises:
         MessageError: if the encoding is unknown, or step or data length do not fit.
     """
-    return image_encodings.decode_image(
-        message.data,
-        message.height,
-        message.width,
-        message.encoding,
-        bool(message.is_bigendian),
-        message.step,
-        _cv_bridge_converter(),
-    )
+    return image_encodings.decode_image(*_buffer(message), _cv_bridge_converter())
 
 
 def depth_from_message(message: Any) -> FloatImage:
@@ -84,14 +76,7 @@ def depth_from_message(message: Any) -> FloatImage:
     Raises:
         MessageError: as `image_encodings.decode_depth`.
     """
-    return image_encodings.decode_depth(
-        message.data,
-        message.height,
-        message.width,
-        message.encoding,
-        bool(message.is_bigendian),
-        message.step,
-    )
+    return image_encodings.decode_depth(*_buffer(message))
 
 
 def depth_message(depth_m: FloatImage, stamp_ns: int, frame_id: str, encoding: str = "32FC1") -> Any:
@@ -351,6 +336,18 @@ class PointCloudWriter:
         self._message.data = array.array("B", bytes(height * width * POINT_BYTES))
         # rclpy keeps this array or a copy of it, depending on its field checks: look at what it has kept.
         self._points = np.frombuffer(self._message.data, dtype=POINT_DTYPE).reshape(height, width, 4)
+
+
+def _buffer(message: Any) -> tuple[Any, int, int, str, bool, int]:
+    """Return what `image_encodings` needs of a sensor_msgs/Image, in its order."""
+    return (
+        message.data,
+        message.height,
+        message.width,
+        message.encoding,
+        bool(message.is_bigendian),
+        message.step,
+    )
 
 
 def _header(stamp_ns: int, frame_id: str) -> Any:

@@ -246,8 +246,6 @@ class FocalStackBuffer:
 
     def _remember(self, frame: LensedFrame) -> bool:
         """Keep the frame as the newest of its learned position; say whether it has one."""
-        if not self._learned:
-            return False
         index = int(np.argmin(np.abs(np.asarray(self._learned) - frame.focus_dpt)))
         if abs(self._learned[index] - frame.focus_dpt) > self._match_tolerance_dpt(self._learned):
             return False

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from dualfocus_ros import optics
 from dualfocus_ros.camera.base import FocusCamera
 from dualfocus_ros.errors import LensError, ParameterError
 from dualfocus_ros.types import MIN_SLICES, CameraFrame
@@ -82,8 +83,7 @@ def focus_positions_m(config: SweepConfig) -> tuple[float, ...]:
     if config.spacing == "metres":
         return tuple(float(d) for d in np.linspace(config.near_m, config.far_m, config.slices))
     power_dpt = np.linspace(1.0 / config.near_m, 1.0 / config.far_m, config.slices)
-    with np.errstate(divide="ignore"):
-        return tuple(float(d) for d in 1.0 / power_dpt)
+    return tuple(float(d) for d in optics.dioptres_to_metres(power_dpt))
 
 
 def focus_schedule(positions_m: tuple[float, ...], pattern: str) -> Iterator[float]:
