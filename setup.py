@@ -18,7 +18,8 @@ def shared_files() -> list[tuple[str, list[str]]]:
     for top in SHARED_FOLDERS:
         for path in sorted(Path(top).rglob("*")):
             hidden = any(part.startswith((".", "__")) for part in path.parts)
-            if path.is_file() and not hidden:
+            # Weights to train on from stay behind: no node reads them.
+            if path.is_file() and not hidden and path.suffix != ".pt":
                 found.setdefault(SHARE / path.parent, []).append(str(path))
     return [(str(folder), files) for folder, files in found.items()]
 
@@ -44,9 +45,12 @@ setup(
             "PyYAML>=5.4",
             "tabulate>=0.8",
             "matplotlib>=3.5",
+            "onnxruntime>=1.17",
         ],
+        # Training and export.
+        "learning": ["torch>=2.9", "onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.17", "tqdm>=4.60"],
         # colcon runs pytest only where an extra of this name asks for it.
-        "test": ["pytest>=6.2", "pytest-timeout>=2.1", "scipy>=1.8"],
+        "test": ["pytest>=6.2", "pytest-timeout>=2.1", "scipy>=1.8", "onnx>=1.15"],
     },
     zip_safe=False,
     maintainer="dualfocus_ros maintainers",

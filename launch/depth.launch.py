@@ -38,8 +38,15 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         "engine",
         default_value=launching.FROM_PARAMS,
-        choices=[launching.FROM_PARAMS, "classical"],
-        description="What estimates the depth; params: as in depth_params",
+        choices=[launching.FROM_PARAMS, "auto", "onnx", "classical"],
+        description="What estimates the depth: the network on what runs it best here (auto) or on ONNX Runtime "
+        "(onnx), or focus measures without a network (classical); params: as in depth_params",
+    ),
+    DeclareLaunchArgument(
+        "model",
+        default_value=launching.FROM_PARAMS,
+        description="Network to run: name of an installed model, or path of an .onnx file; "
+        "params: as in depth_params",
     ),
     DeclareLaunchArgument(
         "mode",
@@ -94,7 +101,7 @@ def depth_node(args):
     """Return the depth node."""
     depth_params = launching.parameter_file("depth_params", args["depth_params"])
     parameters = {"use_sim_time": args["use_sim_time"] == "true"}
-    parameters.update((n, args[n]) for n in ("engine", "mode") if args[n] != launching.FROM_PARAMS)
+    parameters.update((n, args[n]) for n in ("engine", "model", "mode") if args[n] != launching.FROM_PARAMS)
     breathing = launching.chosen_breathing(args["breathing"], args["camera"], depth_params)
     if breathing is not None:
         parameters["breathing"] = breathing

@@ -9,6 +9,7 @@ for name in kilted jazzy; do
     --no-emit-find-links --output-file "$name.txt" "$name.in"
   # The ROS wheels exist for Linux and CPython only: other platforms and their markers are noise.
   sed -i -e "/ ; sys_platform == 'win32'/d" -e "s/ ; sys_platform [!=]= '[a-z0-9]*'$//" \
+    -e "s/ or sys_platform == 'win32'$//" \
     -e "s/ ; platform_python_implementation != 'PyPy'$//" \
     -e "1i # Made by scripts/lock.sh from $name.in: do not edit." "$name.txt"
 done

@@ -11,13 +11,16 @@ import textwrap
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
-from synthetic_stacks import captured, quantised, render, texture
+from synthetic_stacks import FOCUS_M, captured, quantised, render, texture
 
 from dualfocus_ros import __version__, cli
 from dualfocus_ros.align import BREATHING_CHOICES
 from dualfocus_ros.cli import COMMANDS, build_parser, main
+from dualfocus_ros.engine.manifest import DEFAULT_MODEL
+from dualfocus_ros.engine.pick import ENGINE_CHOICES
 from dualfocus_ros.stackio import save_stack
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,10 +38,12 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_infer_one_stack(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["infer", str(tree / "near/1"), "--output", str(tmp_path / "out")]) == 0
+    command = ["infer", str(tree / "near/1"), "--output", str(tmp_path / "out"), "--engine", "classical"]
+    assert main(command) == 0
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == OUTPUTS
     assert np.median(np.load(tmp_path / "out/depth.npy")) == pytest.approx(0.65, rel=0.03)
-    assert "100 % of the pixels" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "100 % of the pixels" in said.out and said.err == "engine classical on cpu\n"
 
 
 def test_infer_mirrors_a_tree(tree: Path, tmp_path: Path) -> None:
@@ -60,14 +65,71 @@ def test_evaluate(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert len(evaluation["stacks"]) == 3
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose depth is a mean of the focus positions, weighted by brightness."""
+    pytest.importorskip("onnxruntime")
+    return pytest.importorskip("tiny_models").tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.mark.parametrize("engine", ["auto", "onnx"])
+def test_infer_with_a_model(
+    engine: str, model: Path, tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["infer", str(tree / "far"), "--output", str(tmp_path), "--engine", engine, "--model", str(model)]
+    assert main(command) == 0
+    said = capsys.readouterr()
+    assert said.err.startswith("engine onnx on cpu, ") and ", tiny" in said.err
+    assert ("(auto: " in said.err) == (engine == "auto")
+    images = np.stack([cv2.imread(str(p)) for p in sorted((tree / "far/1").glob("slice_*.png"))])
+    grey = images.mean(axis=3)
+    depth_m = grey.sum(axis=0) / np.einsum("nhw,n->hw", grey, 1.0 / np.array(FOCUS_M))
+    # The breathing of these stacks is none: every slice stays where it is.
+    np.testing.assert_allclose(np.load(tmp_path / "1/depth.npy"), depth_m, rtol=1e-4)
+
+
+def test_evaluate_compares_engines(
+    model: Path, tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["evaluate", str(tree), "--engine", "classical", "auto", "onnx", "--model", str(model)]
+    assert main([*command, "--json", str(tmp_path / "e.json")]) == 0
+    said = capsys.readouterr()
+    # auto and onnx are one engine.
+    assert [line.split()[1] for line in said.err.splitlines() if line.startswith("engine ")] == [
+        "classical",
+        "onnx",
+    ]
+    rows = [[c.strip() for c in line.strip("|").split("|")] for line in said.out.splitlines() if "|" in line]
+    names = ["far (1)", "near (2)", "total (3)"]
+    assert [r[:2] for r in rows if r[1] in ("classical", "onnx")] == [
+        [name, engine] for name in names for engine in ("classical", "onnx")
+    ]
+    assert [r[0] for r in rows if r[1] == "onnx / classical"] == names
+    document = json.loads((tmp_path / "e.json").read_text())
+    first, second = document["evaluations"]
+    assert (first["engine"], second["engine"]) == ("classical", "onnx")
+    ratios = document["ratios_to_first"]["onnx"]
+    assert ratios["first"] == "classical"
+    found = ratios["families"]["near"]["abs_rel"]
+    assert found == pytest.approx(second["families"]["near"]["abs_rel"] / first["families"]["near"]["abs_rel"])
+    assert found > 1.0  # what the tiny model says has little to do with depth
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         (["infer", "absent", "--output", "out"], "absent"),
         (["infer", "{stack}", "--output", "{out}", "--engine", "clasical"], "did you mean 'classical'"),
-        (["infer", "{stack}", "--output", "{out}", "--breathing", "thinlens"], "expected breathing to be one of"),
+        (
+            ["infer", "{stack}", "--output", "{out}", "--engine", "classical", "--breathing", "thinlens"],
+            "expected breathing to be one of",
+        ),
         (["evaluate", "{empty}"], "no focal stack"),
         (["evaluate", "{stack}", "--engine", "classical", "--engine", "nope"], "expected engine to be one of"),
+        (["evaluate", "{stack}", "--engine", "classical", "nope"], "expected engine to be one of"),
+        (["evaluate", "{stack}", "--engine", "classical", "--model", "x"], "classical engine takes no model"),
+        (["infer", "{stack}", "--output", "{out}", "--engine", "auto", "--model", "x.onnx"], "manifest"),
+        (["infer", "{stack}", "--output", "{out}", "--engine", "onnx", "--model", "xyzzy"], "no model 'xyzzy'"),
     ],
 )
 def test_known_errors_are_one_line_and_exit_1(
@@ -124,6 +186,14 @@ def test_help_names_every_breathing_source(capsys: pytest.CaptureFixture[str]) -
         assert all(choice in text for choice in BREATHING_CHOICES)
 
 
+@pytest.mark.parametrize("name", ["infer", "evaluate", "demo", "benchmark"])
+def test_help_names_every_engine(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    text = capsys.readouterr().out
+    assert all(choice in text for choice in (*ENGINE_CHOICES, DEFAULT_MODEL))
+
+
 def test_every_command_is_complete() -> None:
     _, commands = build_parser()
     assert list(commands) == list(COMMANDS)
@@ -159,7 +229,7 @@ def test_only_the_chosen_command_is_imported() -> None:
 
 def test_runs_as_a_module(tree: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "dualfocus_ros", "evaluate", str(tree / "far")],
+        [sys.executable, "-m", "dualfocus_ros", "evaluate", str(tree / "far"), "--engine", "classical"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -191,7 +261,8 @@ def test_interrupt_exits_130_without_traceback(tree: Path, tmp_path: Path) -> No
         signal.signal(signal.SIGINT, signal.default_int_handler)
         from dualfocus_ros import cli, stackio
         stackio.find_stacks = lambda root: itertools.repeat(root)
-        sys.exit(cli.main(["infer", {str(tree / "far/1")!r}, "--output", {str(tmp_path)!r}]))
+        command = ["infer", {str(tree / "far/1")!r}, "--output", {str(tmp_path)!r}, "--engine", "classical"]
+        sys.exit(cli.main(command))
         """
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code)],

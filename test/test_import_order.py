@@ -150,6 +150,15 @@ def test_nothing_outside_imports_learning_or_torch() -> None:
         assert "torch" not in {name.partition(".")[0] for name in imports()[module]}, module
 
 
+def test_learning_stands_on_the_core_and_knows_no_ros() -> None:
+    learning = [m for m in imports() if m.startswith("learning")]
+    assert len(learning) > 8
+    for module in learning:
+        above = {o for o in own_imports(module) if o.partition(".")[0] in (*MAY_USE_ROS, "cli", "__main__")}
+        assert above == set(), module
+        assert not any(is_ros(name) for name in imports()[module]), module
+
+
 def loaded_by(statement: str, watched: list[str]) -> list[str]:
     """Return which of the watched modules are loaded after a statement, in a fresh process."""
     code = f"import json, sys\n{statement}\nprint(json.dumps([m for m in {watched!r} if m in sys.modules]))"

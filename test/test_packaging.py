@@ -21,6 +21,7 @@ ROSDEP = {
     "yaml": "python3-yaml",
     "tabulate": "python3-tabulate",
     "matplotlib": "python3-matplotlib",
+    "onnxruntime": "python3-onnxruntime-pip",
 }
 
 
@@ -51,6 +52,9 @@ def test_setup_installs_what_the_share_directory_must_hold(monkeypatch: pytest.M
         relative = path.relative_to(ROOT)
         if "__pycache__" in relative.parts or relative.name.startswith("."):
             continue
+        if path.suffix == ".pt":  # to train on from, of no use to a node
+            assert f"{share}/{relative}" not in installed
+            continue
         assert installed[f"{share}/{relative}"] == str(relative)
     assert f"{share}/package.xml" in installed
     assert installed["share/ament_index/resource_index/packages/dualfocus_ros"] == "resource/dualfocus_ros"
@@ -65,7 +69,7 @@ def test_setup_covers_every_module_and_runs_under_apt(monkeypatch: pytest.Monkey
     assert given["install_requires"] == ["setuptools"]
     assert "pytest" in " ".join(given["extras_require"]["test"])
     names = {re.split(r"[<>=]", r)[0].lower() for r in given["extras_require"]["runtime"]}
-    assert names == {"numpy", "opencv-python-headless", "pyyaml", "tabulate", "matplotlib"}
+    assert names == {"numpy", "opencv-python-headless", "pyyaml", "tabulate", "matplotlib", "onnxruntime"}
 
 
 def test_executables_exist(monkeypatch: pytest.MonkeyPatch) -> None:

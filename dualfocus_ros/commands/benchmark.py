@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import argparse
 
+from dualfocus_ros.commands import DEFAULT_ENGINE, add_engines_arguments
+
 NAME = "benchmark"
 HELP = "measure the cost of the ROS side and of the engines on this machine"
 
@@ -16,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--slices", type=int, default=10, help="slices of a stack")
     parser.add_argument("--rate", type=float, default=30.0, help="camera frames per second")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of the live part")
-    parser.add_argument("--engine", action="append", help="engine to measure (default: every one)")
+    add_engines_arguments(parser, "all are measured")
     parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
 
 
@@ -25,14 +27,19 @@ def run(args: argparse.Namespace) -> int:
     import json
     from pathlib import Path
 
-    from dualfocus_ros.engine.pick import ENGINE_CHOICES
     from dualfocus_ros.errors import ParameterError
     from dualfocus_ros.nodes.benchmark import BenchmarkConfig, measure, report
 
     if args.json and not Path(args.json).parent.is_dir():
         raise ParameterError(f"expected --json in a folder that exists, got {args.json}")
     config = BenchmarkConfig(
-        args.width, args.height, args.slices, args.rate, args.seconds, tuple(args.engine or ENGINE_CHOICES)
+        args.width,
+        args.height,
+        args.slices,
+        args.rate,
+        args.seconds,
+        tuple(args.engine or [DEFAULT_ENGINE]),
+        args.model,
     )
     result = measure(config)
     print(report(result))

@@ -51,7 +51,20 @@ def run(args: argparse.Namespace) -> int:
 def examine() -> list[Finding]:
     """Return all findings; no check of one thing can fail the others."""
     findings: list[Finding] = []
-    for check in (_python, _libraries, _files, _ros, _messages, _dds, _bridge, _engines, _gpu, _cameras):
+    for check in (
+        _python,
+        _libraries,
+        _files,
+        _ros,
+        _messages,
+        _dds,
+        _bridge,
+        _runtime,
+        _models,
+        _engines,
+        _gpu,
+        _cameras,
+    ):
         findings += _guarded(check)
     return findings
 
@@ -148,16 +161,43 @@ def _bridge() -> Iterator[Finding]:
         yield Finding("cv_bridge", OPTIONAL, "not here: images are converted by OpenCV itself, with equal results")
 
 
+def _runtime() -> Iterator[Finding]:
+    if importlib.util.find_spec("onnxruntime") is None:
+        remedy = (
+            "pip install onnxruntime (or onnxruntime-gpu); engine:=classical or --engine classical works without"
+        )
+        yield Finding("onnxruntime", OPTIONAL, f"not installed, the network cannot run: {remedy}")
+        return
+    runtime = importlib.import_module("onnxruntime")
+    yield Finding("onnxruntime", OK, f"{runtime.__version__}, {', '.join(runtime.get_available_providers())}")
+
+
+def _models() -> Iterator[Finding]:
+    from dualfocus_ros.engine.manifest import list_models, load_manifest, models_folder
+    from dualfocus_ros.errors import DualFocusError
+
+    paths = list_models(models_folder())
+    if not paths:
+        yield Finding("models", OPTIONAL, f"none in {models_folder()}: the network cannot run without one")
+    for path in paths:
+        try:
+            yield Finding(f"model {path.stem}", OK, load_manifest(path).summary())
+        except DualFocusError as error:
+            yield Finding(f"model {path.stem}", MISSING, str(error))
+
+
 def _engines() -> Iterator[Finding]:
-    from dualfocus_ros.engine.pick import ENGINE_CHOICES, make_engine
+    from dualfocus_ros.engine.pick import AUTO, ENGINE_CHOICES, make_engine
     from dualfocus_ros.errors import DualFocusError
 
     for name in ENGINE_CHOICES:
         try:
             with make_engine(name) as engine:
-                yield Finding(f"engine {name}", OK, f"runs on {engine.device}")
+                own = "" if engine.name == name else f"{engine.name}, "
+                yield Finding(f"engine {name}", OK, f"{own}runs on {engine.device}")
         except DualFocusError as error:
-            yield Finding(f"engine {name}", OPTIONAL, str(error))
+            # What the nodes run by default must run.
+            yield Finding(f"engine {name}", MISSING if name == AUTO else OPTIONAL, str(error))
 
 
 def _gpu() -> Iterator[Finding]:
@@ -167,7 +207,7 @@ def _gpu() -> Iterator[Finding]:
         return
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        yield Finding("GPU", OPTIONAL, "no NVIDIA GPU (no nvidia-smi); the classical engine runs on the CPU")
+        yield Finding("GPU", OPTIONAL, "no NVIDIA GPU (no nvidia-smi): every engine runs on the CPU")
         return
     query = [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"]
     result = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False)

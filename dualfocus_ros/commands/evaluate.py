@@ -5,6 +5,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dualfocus_ros.commands import DEFAULT_ENGINE, add_engines_arguments
+
+if TYPE_CHECKING:
+    from dualfocus_ros.engine.base import DepthEngine
 
 NAME = "evaluate"
 HELP = "score engines on focal stacks with ground truth: per family and in total"
@@ -13,12 +19,7 @@ HELP = "score engines on focal stacks with ground truth: per family and in total
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument("stacks", type=Path, help="a folder <family>/<name>/ of stacks with depth.png")
-    parser.add_argument(
-        "--engine",
-        action="append",
-        metavar="NAME",
-        help="depth engine, classical where not given; several times: side by side",
-    )
+    add_engines_arguments(parser, "side by side")
     parser.add_argument(
         "--breathing",
         metavar="SOURCE",
@@ -32,21 +33,21 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate and print; return the exit code."""
     import sys
 
-    from dualfocus_ros.engine.pick import make_engine
+    from dualfocus_ros.engine.pick import describe
     from dualfocus_ros.evaluation.report import text_table, write_json
     from dualfocus_ros.evaluation.stacks import StackResult, evaluate_stacks
     from dualfocus_ros.stackio import find_stacks
 
     paths = find_stacks(args.stacks)
-    engines = [make_engine(name) for name in dict.fromkeys(args.engine or ["classical"])]
     evaluations = []
-    for engine in engines:
+    for asked, engine in _engines(args.engine or [DEFAULT_ENGINE], args.model):
 
         def show(result: StackResult, name: str = engine.name) -> None:
             line = f"{name}: {result.path}  AbsRel {result.metrics.abs_rel:.4f}  {1e3 * result.runtime_s:.0f} ms"
             print(line, file=sys.stderr, flush=True)
 
         with engine:
+            print(describe(engine, asked), file=sys.stderr, flush=True)
             evaluations.append(evaluate_stacks(engine, paths, args.breathing, show))
     print(text_table(evaluations))
     skipped = evaluations[0].without_truth
@@ -55,3 +56,15 @@ def run(args: argparse.Namespace) -> int:
     if args.json is not None:
         write_json(args.json, evaluations)
     return 0
+
+
+def _engines(asked: list[str], model: str | None) -> list[tuple[str, DepthEngine]]:
+    """Return every engine asked for once, with the name that asked; the model goes to those that take one."""
+    from dualfocus_ros.engine.pick import make_engine, takes_model
+
+    one_takes_it = any([takes_model(name) for name in asked])
+    engines: dict[str, tuple[str, DepthEngine]] = {}
+    for name in asked:
+        engine = make_engine(name, model if takes_model(name) or not one_takes_it else None)
+        engines.setdefault(engine.name, (name, engine))
+    return list(engines.values())

@@ -7,6 +7,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dualfocus_ros.commands import add_engine_arguments
+
 if TYPE_CHECKING:
     from dualfocus_ros.engine.base import DepthEngine
 
@@ -24,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OUT",
         help="folder for depth.npy, confidence.npy, all_in_focus.png, preview.png, points.ply; mirrors a tree",
     )
-    parser.add_argument("--engine", default="classical", help="depth engine")
+    add_engine_arguments(parser)
     parser.add_argument(
         "--breathing",
         metavar="SOURCE",
@@ -35,17 +37,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Estimate and write; return the exit code."""
-    from dualfocus_ros.engine.pick import make_engine
+    import sys
+
+    from dualfocus_ros.engine.pick import describe, make_engine
     from dualfocus_ros.errors import DualFocusError
     from dualfocus_ros.stackio import find_stacks
 
     paths = find_stacks(args.stack)
     failed: list[DualFocusError] = []
-    with make_engine(args.engine) as engine:
+    told = False
+    with make_engine(args.engine, args.model) as engine:
         for path in paths:
             target = args.output / path.relative_to(args.stack)
             try:
-                print(f"{path} -> {target}: {_infer_one(engine, path, target, args.breathing)}", flush=True)
+                line = f"{path} -> {target}: {_infer_one(engine, path, target, args.breathing)}"
+                if not told:  # not before: an error is to be one line
+                    print(describe(engine, args.engine), file=sys.stderr, flush=True)
+                    told = True
+                print(line, flush=True)
             except DualFocusError as error:
                 if len(paths) == 1:
                     raise

@@ -33,7 +33,7 @@ class DepthEngine(Protocol):
 
     @property
     def name(self) -> str:
-        """Name as in the `engine` parameter, e.g. `classical`."""
+        """Name as in the `engine` parameter, e.g. `classical`; never `auto`."""
 
     @property
     def device(self) -> str:

@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from dualfocus_ros.engine.base import EngineOutput
 from dualfocus_ros.engine.guided import box_mean, guided_filter, weighted_guided_filter
+from dualfocus_ros.engine.pixels import bits_used, hide_unseen
 from dualfocus_ros.engine.reblur import blur_level_px, reblurred
 from dualfocus_ros.errors import EngineError, StackError
 from dualfocus_ros.types import MIN_SLICES, AlignedStack, FloatImage, Image, Mask
@@ -297,19 +298,14 @@ def _output(stack: AlignedStack, depth_dpt: FloatImage, confidence: FloatImage) 
     depth_dpt = cv2.resize(depth_dpt.astype(np.float32), (width, height))
     confidence = cv2.resize(confidence.astype(np.float32), (width, height))
     sharp = _to_8_bit(_blend(stack.images, np.asarray(stack.focus_dpt), depth_dpt), stack.images)
-    depth_m = 1.0 / depth_dpt
-    if stack.valid is not None:
-        unseen = stack.valid.sum(axis=0) < MIN_SLICES
-        depth_m = np.where(unseen, np.float32(np.nan), depth_m)
-        confidence = np.where(unseen, np.float32(0.0), confidence)
+    depth_m, confidence = hide_unseen(stack, 1.0 / depth_dpt, confidence)
     return EngineOutput(depth_m, confidence, sharp)
 
 
 def _to_8_bit(blend: FloatImage | Image, images: Sequence[Image]) -> npt.NDArray[np.uint8]:
-    """Return (H, W, 3) RGB of 8 bits. 16-bit images often hold only 10 or 12: the brightest pixel tells."""
+    """Return (H, W, 3) RGB of 8 bits."""
     if images[0].dtype == np.uint16:
-        bits = math.ceil(math.log2(max(int(image.max()) for image in images) + 1))
-        blend = cv2.convertScaleAbs(blend, alpha=2.0 ** -max(bits - 8, 0))
+        blend = cv2.convertScaleAbs(blend, alpha=2.0 ** (8 - bits_used(images)))
     if blend.ndim == 2:
         blend = cv2.cvtColor(blend, cv2.COLOR_GRAY2RGB)
     return np.asarray(blend, dtype=np.uint8)

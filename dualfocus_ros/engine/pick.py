@@ -5,25 +5,81 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from dataclasses import dataclass
 
 from dualfocus_ros.engine.base import DepthEngine
+from dualfocus_ros.engine.manifest import DEFAULT_MODEL
 from dualfocus_ros.errors import EngineError
 
 # name -> module:class, imported when chosen.
-ENGINES = {"classical": "dualfocus_ros.engine.classical:ClassicalEngine"}
-ENGINE_CHOICES: tuple[str, ...] = tuple(ENGINES)
+ENGINES = {
+    "onnx": "dualfocus_ros.engine.onnx:OnnxEngine",
+    "classical": "dualfocus_ros.engine.classical:ClassicalEngine",
+}
+AUTO = "auto"
+ENGINE_CHOICES: tuple[str, ...] = (AUTO, *ENGINES)
+WITHOUT_MODEL = ("classical",)
 
 
-def make_engine(name: str) -> DepthEngine:
-    """Return the engine of that name, not yet entered.
+@dataclass(frozen=True)
+class EngineChoice:
+    """The engine that a name stands for.
+
+    Attributes:
+        name: one of `ENGINES`.
+        reason: why, as a part of a sentence; empty where the engine was named.
+    """
+
+    name: str
+    reason: str = ""
+
+
+def choose_engine(name: str) -> EngineChoice:
+    """Return which engine a name stands for; tells what `auto` means here.
+
+    `auto` is the best engine that runs the network. It never stands for `classical`: where the network cannot
+    run, the user must hear of it, not get another depth.
 
     Raises:
         EngineError: if there is no engine of that name.
     """
+    if name == AUTO:
+        return EngineChoice("onnx", "auto: it runs the network on any machine")
     if name not in ENGINES:
-        near = difflib.get_close_matches(name, ENGINES, n=1)
+        near = difflib.get_close_matches(name, ENGINE_CHOICES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise EngineError(f"expected engine to be one of {list(ENGINES)}, got {name!r}{hint}")
-    module, _, cls = ENGINES[name].partition(":")
-    engine: DepthEngine = getattr(importlib.import_module(module), cls)()
+        raise EngineError(f"expected engine to be one of {list(ENGINE_CHOICES)}, got {name!r}{hint}")
+    return EngineChoice(name)
+
+
+def takes_model(name: str) -> bool:
+    """Say whether the engine of that name, or the one that `auto` stands for, runs a model."""
+    return choose_engine(name).name not in WITHOUT_MODEL
+
+
+def make_engine(name: str, model: str | None = None) -> DepthEngine:
+    """Return the engine of that name, not yet entered; entering loads what it needs, or says what is missing.
+
+    Args:
+        name: one of `ENGINE_CHOICES`.
+        model: name or path of the model, see `manifest.find_model`; None: the default one.
+
+    Raises:
+        EngineError: if there is no engine of that name, or a model is given to one that takes none.
+    """
+    chosen = choose_engine(name).name
+    module, _, cls = ENGINES[chosen].partition(":")
+    make = getattr(importlib.import_module(module), cls)
+    if takes_model(chosen):
+        engine: DepthEngine = make(DEFAULT_MODEL if model is None else model)
+        return engine
+    if model is not None:
+        raise EngineError(f"the {chosen} engine takes no model, got {model!r}: leave the model out")
+    engine = make()
     return engine
+
+
+def describe(engine: DepthEngine, asked: str) -> str:
+    """Return which engine runs where, and why it was taken, for logs: `engine NAME on DEVICE (REASON)`."""
+    reason = choose_engine(asked).reason
+    return f"engine {engine.name} on {engine.device}" + (f" ({reason})" if reason else "")

@@ -34,10 +34,22 @@ LEGEND = (
     "Mean over the stacks of each row. Bump: 100 x clipped Hessian norm of the error. sparsif.: how well the "
     "confidence sorts the error, 1 = not at all, lower is better. ms: median time of alignment + engine."
 )
+# Where smaller is better: what is worth a ratio. Column title, field of DepthMetrics or `runtime_s`.
+RATIO_COLUMNS = (
+    ("RMSE", "rmse_m"),
+    ("log RMSE", "log_rmse"),
+    ("AbsRel", "abs_rel"),
+    ("SqRel", "sq_rel_m"),
+    ("Bump", "bump"),
+    ("sparsif.", "sparsification"),
+    ("time", "runtime_s"),
+)
 
 
 def text_table(evaluations: Sequence[Evaluation]) -> str:
     """Return a table with a row per family and engine, and the total; engines side by side per family.
+
+    More than one engine: a second table has each number of the others, divided by that of the first.
 
     Raises:
         EvaluationError: if there is no evaluation, or they are not of the same stacks.
@@ -50,17 +62,44 @@ def text_table(evaluations: Sequence[Evaluation]) -> str:
             rows.append([f"{results[i].name} ({results[i].count})", engine, *_cells(results[i])])
     headers = ["stacks", "engine", *(title for title, _, _ in COLUMNS), "ms"]
     table: str = tabulate(rows, headers, tablefmt="github", disable_numparse=True, stralign="right")
-    return f"{table}\n\n{LEGEND}"
+    return f"{table}\n\n{LEGEND}" + (f"\n\n{_ratio_table(evaluations)}" if len(evaluations) > 1 else "")
+
+
+def _ratio_table(evaluations: Sequence[Evaluation]) -> str:
+    first, *others = evaluations
+    rows = []
+    for i, base in enumerate([*first.families(), first.total()]):
+        for other in others:
+            ratios = _ratios([*other.families(), other.total()][i], base)
+            cells = ["-" if r is None else f"{r:.2f}" for r in ratios.values()]
+            rows.append([f"{base.name} ({base.count})", f"{other.engine} / {first.engine}", *cells])
+    headers = ["stacks", "ratio", *(title for title, _ in RATIO_COLUMNS)]
+    table: str = tabulate(rows, headers, tablefmt="github", disable_numparse=True, stralign="right")
+    return f"{table}\n\nRatios to {first.engine}: below 1 is a smaller error or a shorter time."
+
+
+def _ratios(group: GroupResult, base: GroupResult) -> dict[str, float | None]:
+    """Return each number of `RATIO_COLUMNS` divided by that of `base`; None where that does not exist."""
+    ratios: dict[str, float | None] = {}
+    for _, field in RATIO_COLUMNS:
+        top, bottom = (g.runtime_s if field == "runtime_s" else getattr(g.metrics, field) for g in (group, base))
+        ratio = top / bottom if bottom else math.nan
+        ratios[field] = ratio if math.isfinite(ratio) else None
+    return ratios
 
 
 def as_json(evaluations: Sequence[Evaluation]) -> str:
     """Return all numbers as strict JSON (a number that does not exist is null).
 
+    More than one engine: `ratios_to_first` has what the others reached relative to the first.
+
     Raises:
         EvaluationError: as `text_table`.
     """
     _check_comparable(evaluations)
-    document = {"evaluations": [_document(e) for e in evaluations]}
+    document: dict[str, Any] = {"evaluations": [_document(e) for e in evaluations]}
+    if len(evaluations) > 1:
+        document["ratios_to_first"] = {e.engine: _ratio_document(e, evaluations[0]) for e in evaluations[1:]}
     return json.dumps(document, indent=1, allow_nan=False) + "\n"
 
 
@@ -106,6 +145,15 @@ def _document(evaluation: Evaluation) -> dict[str, Any]:
             for s in evaluation.stacks
         ],
         "without_truth": [str(p) for p in evaluation.without_truth],
+    }
+
+
+def _ratio_document(evaluation: Evaluation, first: Evaluation) -> dict[str, Any]:
+    pairs = zip(evaluation.families(), first.families(), strict=True)
+    return {
+        "first": first.engine,
+        "total": _ratios(evaluation.total(), first.total()),
+        "families": {group.name: _ratios(group, base) for group, base in pairs},
     }
 
 

@@ -25,7 +25,7 @@ from sensor_msgs.msg import CameraInfo, Image, JointState, PointCloud2
 from tabulate import tabulate
 
 from dualfocus_ros import dds, messages
-from dualfocus_ros.engine.pick import make_engine
+from dualfocus_ros.engine.pick import make_engine, takes_model
 from dualfocus_ros.errors import ParameterError
 from dualfocus_ros.estimator import DepthEstimator
 from dualfocus_ros.nodes.base import OUTPUT_QOS
@@ -49,7 +49,8 @@ class BenchmarkConfig:
     slices: int = 10
     rate_hz: float = 30.0
     seconds: float = 10.0
-    engines: tuple[str, ...] = ("classical",)
+    engines: tuple[str, ...] = ("auto",)
+    model: str | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges; raise ParameterError."""
@@ -82,10 +83,12 @@ def measure(config: BenchmarkConfig) -> dict[str, Any]:
     dds.use_profile()
     stack = _textured_stack(config)
     result: dict[str, Any] = {"width": config.width, "height": config.height, "rate_hz": config.rate_hz}
-    result["engines"] = {name: _measure_engine(name, stack) for name in config.engines}
+    result["engines"] = dict(_measure_engine(name, config.model, stack) for name in config.engines)
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     try:
-        node = TimedDepthNode(parameter_overrides=[Parameter("autostart", value=False)])
+        # The engine is measured above; of the node, only the ROS side is.
+        given = {"autostart": False, "engine": "classical"}
+        node = TimedDepthNode(parameter_overrides=[Parameter(n, value=v) for n, v in given.items()])
         node.start()
         result["input"] = _measure_input(node, config)
         result["output"] = _measure_output(node, config)
@@ -138,15 +141,17 @@ def _intrinsics(config: BenchmarkConfig, fx_px: float) -> Intrinsics:
     return Intrinsics(config.width, config.height, fx_px, fx_px, (config.width - 1) / 2, (config.height - 1) / 2)
 
 
-def _measure_engine(name: str, stack: FocalStack) -> dict[str, Any]:
-    with make_engine(name) as engine:
+def _measure_engine(name: str, model: str | None, stack: FocalStack) -> tuple[str, dict[str, Any]]:
+    """Return the engine's own name (never auto), and what it takes."""
+    with make_engine(name, model if takes_model(name) else None) as engine:
         estimator = DepthEstimator(engine)
         times = []
         for _ in range(ENGINE_REPEATS + 1):
             estimator.estimate(stack)
             times.append((estimator.timing.align_s * 1e3, estimator.timing.engine_s * 1e3))
         align_ms, engine_ms = (statistics.median(column) for column in zip(*times[1:], strict=True))
-        return {"device": engine.device, "align_ms": align_ms, "engine_ms": engine_ms, "slices": len(stack.slices)}
+        numbers = {"align_ms": align_ms, "engine_ms": engine_ms, "slices": len(stack.slices)}
+        return engine.name, {"device": engine.device, **numbers}
 
 
 def _measure_input(node: TimedDepthNode, config: BenchmarkConfig) -> dict[str, Any]:

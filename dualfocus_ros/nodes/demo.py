@@ -118,7 +118,7 @@ class Scorer(Node):  # type: ignore[misc]
         )
 
 
-def run_demo(duration_s: float, output: str, engine: str, mode: str) -> int:
+def run_demo(duration_s: float, output: str, engine: str, model: str | None, mode: str) -> int:
     """Run camera and depth node live for a time; print what comes out and write pictures.
 
     Returns:
@@ -141,6 +141,7 @@ def run_demo(duration_s: float, output: str, engine: str, mode: str) -> int:
     # Rendering the scene may take longer than a driver should stay silent.
     overrides = [
         Parameter("engine", value=engine),
+        *([] if model is None else [Parameter("model", value=model)]),
         Parameter("mode", value=mode),
         Parameter("input_timeout_s", value=START_UP_S),
     ]

@@ -14,7 +14,8 @@ from typing import Any
 from sensor_msgs.msg import CameraInfo, Image, JointState, PointCloud2
 
 from dualfocus_ros import messages, parameters
-from dualfocus_ros.engine.pick import ENGINE_CHOICES, make_engine
+from dualfocus_ros.engine.manifest import DEFAULT_MODEL
+from dualfocus_ros.engine.pick import ENGINE_CHOICES, describe, make_engine, takes_model
 from dualfocus_ros.errors import DualFocusError, EngineError
 from dualfocus_ros.estimator import DepthEstimator, EstimatorConfig
 from dualfocus_ros.nodes.base import ManagedNode
@@ -33,7 +34,18 @@ class DepthNodeConfig:
     """Parameters of the depth node itself."""
 
     engine: str = field(
-        default="classical", metadata={"doc": "Engine that estimates the depth.", "choices": ENGINE_CHOICES}
+        default="auto",
+        metadata={
+            "doc": "Engine that estimates the depth: onnx runs the network on ONNX Runtime, classical needs no "
+            "network, auto takes what runs the network best here.",
+            "choices": ENGINE_CHOICES,
+        },
+    )
+    model: str = field(
+        default=DEFAULT_MODEL,
+        metadata={
+            "doc": "Network to run: name of an installed model, or path of an .onnx file; classical has none."
+        },
     )
     depth_encoding: str = field(
         default="32FC1",
@@ -77,7 +89,9 @@ class DepthNode(ManagedNode):
 
     def configure(self) -> None:
         """Load the engine and create the publishers."""
-        engine = self._resources.enter_context(make_engine(self._config.engine))
+        name = self._config.engine
+        model = self._config.model if takes_model(name) else None
+        engine = self._resources.enter_context(make_engine(name, model))
         self._estimator = DepthEstimator(engine, self._estimator_config)
         self._resources.callback(self._forget_outputs)
         self.outputs = (
@@ -87,7 +101,7 @@ class DepthNode(ManagedNode):
             self.output(Image, "~/confidence"),
             self.output(Image, "~/all_in_focus"),
         )
-        self.get_logger().info(f"engine {engine.name} on {engine.device}")
+        self.get_logger().info(describe(engine, name))
 
     def activate(self) -> None:
         """Subscribe and start the worker."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import argparse
 import re
+import sys
 
 import pytest
 
@@ -16,6 +17,49 @@ def test_says_what_is_here(capsys):
     for words in ("ok  rclpy", "ok  engine classical", "runs on cpu", "rmw_fastrtps_cpp", "simulated, folder"):
         assert words in out
     assert "MISSING" not in out and out.rstrip().endswith("everything that the nodes need is here")
+
+
+def lines(out):
+    """Return topic -> (state, text) of a report."""
+    found = {}
+    for line in out.splitlines():
+        match = re.match(r" *(ok|MISSING|-)  (\S+(?: \S+)*) {2,}(.*)", line)
+        if match:
+            found[match[2]] = (match[1], match[3])
+    return found
+
+
+def test_models_and_what_runs_them(monkeypatch, tmp_path, capsys):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    tiny_models = pytest.importorskip("tiny_models")
+    (tmp_path / "models").mkdir()
+    tiny_models.tiny_model(tmp_path / "models", "dualfocus_small")
+    tiny_models.tiny_model(tmp_path / "models", "broken").write_bytes(b"cut off")
+    monkeypatch.setattr("dualfocus_ros.engine.manifest.share_directory", lambda: tmp_path)
+    doctor.run(NO_OPTIONS)
+    found = lines(capsys.readouterr().out)
+    state, text = found["onnxruntime"]
+    assert state == "ok" and text.startswith(onnxruntime.__version__) and "CPUExecutionProvider" in text
+    assert found["model dualfocus_small"] == ("ok", "1.23 M parameters, fp32, trained on 3 to 15 slices")
+    assert found["model broken"][0] == "MISSING" and "SHA-256" in found["model broken"][1]
+    assert found["engine onnx"][0] == "ok" and found["engine onnx"][1].startswith("runs on cpu, ")
+    assert found["engine auto"][0] == "ok" and found["engine auto"][1].startswith("onnx, runs on cpu, ")
+
+
+def test_the_network_that_cannot_run_is_told(monkeypatch, tmp_path, capsys):
+    found = doctor.importlib.util.find_spec
+    monkeypatch.setattr(
+        doctor.importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else found(name)
+    )
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setattr("dualfocus_ros.engine.manifest.share_directory", lambda: tmp_path)
+    doctor.run(NO_OPTIONS)
+    report = lines(capsys.readouterr().out)
+    assert report["models"] == ("-", f"none in {tmp_path / 'models'}: the network cannot run without one")
+    for topic in ("onnxruntime", "engine auto", "engine onnx"):
+        assert "pip install onnxruntime" in report[topic][1] and report[topic][0] != "ok"
+        assert "engine:=classical or --engine classical works without" in report[topic][1]
+    assert report["engine classical"] == ("ok", "runs on cpu")
 
 
 def test_a_missing_library_is_named_with_the_remedy(monkeypatch, capsys):

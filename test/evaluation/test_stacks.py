@@ -84,7 +84,7 @@ def made_up(engine: str, abs_rel: float) -> Evaluation:
 def test_table_has_engines_side_by_side() -> None:
     rows = [
         [c.strip() for c in line.strip("|").split("|")]
-        for line in text_table([made_up("x", 0.1), made_up("y", 0.2)]).splitlines()
+        for line in text_table([made_up("x", 0.1), made_up("y", 0.2)]).partition("\n\n")[0].splitlines()
         if line.startswith("|")
     ]
     header = rows[0]
@@ -97,6 +97,34 @@ def test_table_has_engines_side_by_side() -> None:
         ("total (3)", "x", "0.2000", "200"),
         ("total (3)", "y", "0.4000", "200"),
     ]
+
+
+def test_one_engine_is_compared_with_nothing() -> None:
+    assert "ratio" not in text_table([made_up("x", 0.1)])
+    assert set(json.loads(as_json([made_up("x", 0.1)]))) == {"evaluations"}
+
+
+def test_ratios_to_the_first_engine() -> None:
+    evaluations = [made_up("x", 0.1), made_up("y", 0.25), made_up("z", 0.05)]
+    rows = [
+        [c.strip() for c in line.strip("|").split("|")]
+        for line in text_table(evaluations).partition("ms: median")[2].splitlines()
+        if line.startswith("|")
+    ]
+    header = rows[0]
+    found = [(r[0], r[1], r[header.index("AbsRel")], r[header.index("time")]) for r in rows[2:]]
+    assert found == [
+        (name, f"{engine} / x", ratio, "1.00")
+        for name in ("a (2)", "b (1)", "total (3)")
+        for engine, ratio in (("y", "2.50"), ("z", "0.50"))
+    ]
+    # What is nought or does not exist has no ratio.
+    assert {r[header.index(c)] for r in rows[2:] for c in ("RMSE", "Bump", "sparsif.")} == {"-"}
+    ratios = json.loads(as_json(evaluations))["ratios_to_first"]
+    assert list(ratios) == ["y", "z"] and {r["first"] for r in ratios.values()} == {"x"}
+    assert ratios["y"]["families"]["b"]["abs_rel"] == pytest.approx(2.5)
+    assert ratios["z"]["total"]["abs_rel"] == pytest.approx(0.5)
+    assert ratios["z"]["total"]["rmse_m"] is None
 
 
 def test_json_is_strict_and_complete(tmp_path: Path) -> None:

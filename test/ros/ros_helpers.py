@@ -44,6 +44,8 @@ TINY: dict[str, Any] = {
     "simulated.rate_hz": 30.0,
     "sweep.slices": 4,
 }
+# The tests of the chain know what this engine makes of their scenes; it needs no model.
+ENGINE = {"engine": "classical"}
 # As sensor data, with room for what comes while the test computes.
 LISTEN = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)
 # A busy machine may take this long for what takes a second on a free one.
@@ -138,8 +140,9 @@ class Processes:
     def start(
         self, executable: str, params: dict[str, Any] | None = None, remaps: dict[str, str] | None = None
     ) -> Process:
-        """Start an executable of the package."""
-        return self.run(EXECUTABLE.format(executable), ros_args(params, remaps))
+        """Start an executable of the package; a depth node with `ENGINE`, where `params` names no other."""
+        given = {**(ENGINE if executable == "depth_node" else {}), **(params or {})}
+        return self.run(EXECUTABLE.format(executable), ros_args(given, remaps))
 
     def run(self, code: str, arguments: Sequence[str] = (), **environ: str) -> Process:
         """Start Python code."""

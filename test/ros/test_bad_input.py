@@ -15,6 +15,7 @@ pytest.importorskip("rclpy")
 
 import numpy as np
 from ros_helpers import (
+    ENGINE,
     START_S,
     Peer,
     Process,
@@ -22,6 +23,7 @@ from ros_helpers import (
     SyntheticCamera,
     chain,
     plane,
+    ros_args,
     wait_until,
 )
 from sensor_msgs.msg import Image
@@ -97,7 +99,7 @@ class Nodes:
 
 def _nodes(folder: Path, names: tuple[str, ...]) -> Iterator[Nodes]:
     with chain(folder) as (processes, peer):
-        process = processes.run(NODES, [",".join(names), "--ros-args", "-p", "breathing:=none"])
+        process = processes.run(NODES, [",".join(names), *ros_args({"breathing": "none", **ENGINE})])
         nodes = Nodes(process, peer, names)
         yield nodes
         assert process.popen.poll() is None, process.output
@@ -123,8 +125,9 @@ class TestSpoiltMessages:
             return spoilt.logged(name, *words)
 
         def told() -> bool:
-            # A size that does not fit is an error of no message: it is told by what the node says of its state.
-            if name == "size":
+            # The first ones may come before the node listens, and a size that does not fit is an error of no
+            # message: it is told by what the node says of its state.
+            if not logged():
                 sent.extend(camera.sweep(**spoil))
             return bool(logged())
 

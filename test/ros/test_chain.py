@@ -17,6 +17,7 @@ from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from rclpy.qos import QoSProfile
 from ros_helpers import (
+    ENGINE,
     ROOT,
     SMALL,
     START_S,
@@ -362,10 +363,11 @@ from rclpy.parameter import Parameter
 from dualfocus_ros.nodes.camera_node import CameraNode
 from dualfocus_ros.nodes.depth_node import DepthNode
 from dualfocus_ros.nodes.runner import run_until_stopped
-makers = []
+makers, engine = [], Parameter("engine", value="classical")
 for name, width in (("left", 64), ("right", 80)):
     own = [Parameter("simulated.width", value=width), Parameter("frame_id", value=f"{name}_optical")]
-    makers += [partial(CameraNode, namespace=name, parameter_overrides=own), partial(DepthNode, namespace=name)]
+    makers.append(partial(CameraNode, namespace=name, parameter_overrides=own))
+    makers.append(partial(DepthNode, namespace=name, parameter_overrides=[engine]))
 raise SystemExit(run_until_stopped(makers, sys.argv))
 """
 
@@ -405,7 +407,7 @@ def test_points_are_only_computed_for_subscribers(monkeypatch: pytest.MonkeyPatc
         return write(self, *args)
 
     monkeypatch.setattr(messages.PointCloudWriter, "write", counted)
-    with Peer() as peer, NodeSet([DepthNode], ["--", *ros_args({"breathing": "none"})]) as nodes:
+    with Peer() as peer, NodeSet([DepthNode], ["--", *ros_args({"breathing": "none", **ENGINE})]) as nodes:
         camera = SyntheticCamera(peer, "")
         camera.wait_for_subscribers()
         idle = peer.diagnostic

@@ -75,7 +75,19 @@ def test_demo_refuses_an_unknown_engine(tmp_path):
 def test_benchmark_measures_what_it_names(tmp_path):
     file = tmp_path / "numbers.json"
     process = start(
-        "benchmark", "--width", "160", "--height", "120", "--slices", "4", "--seconds", "1", "--json", str(file)
+        "benchmark",
+        "--engine",
+        "classical",
+        "--width",
+        "160",
+        "--height",
+        "120",
+        "--slices",
+        "4",
+        "--seconds",
+        "1",
+        "--json",
+        str(file),
     )
     out, _ = process.communicate(timeout=90)
     assert process.returncode == 0, out

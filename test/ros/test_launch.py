@@ -71,7 +71,8 @@ def test_arguments_reach_the_nodes(stack: Path) -> None:
         stack=str(stack),
         camera_name="left",
         namespace="robot",
-        engine="classical",
+        engine="onnx",
+        model="/models/mine.onnx",
         mode="sliding",
         breathing="none",
         use_sim_time="true",
@@ -79,7 +80,13 @@ def test_arguments_reach_the_nodes(stack: Path) -> None:
     )
     camera, depth = context.nodes
     assert camera.given() == {"driver": "folder", "folder.path": str(stack), "use_sim_time": True}
-    assert depth.given() == {"engine": "classical", "mode": "sliding", "breathing": "none", "use_sim_time": True}
+    assert depth.given() == {
+        "engine": "onnx",
+        "model": "/models/mine.onnx",
+        "mode": "sliding",
+        "breathing": "none",
+        "use_sim_time": True,
+    }
     assert (camera.name, camera.namespace, depth.namespace) == ("left", "robot", "robot")
     assert ("camera/image_raw", "left/image_raw") in depth.remappings
     assert {new for _, new in depth.remappings} == {"left/image_raw", "left/camera_info", "left/lens"}
@@ -211,7 +218,7 @@ def _check_depth(depth: Any, truth: Any) -> None:
 @pytest.mark.timeout(120)
 def test_depth_arrives_from_the_launched_nodes(tmp_path: Path, small_camera: str) -> None:
     pytest.importorskip("rclpy")
-    context = launch_double.evaluate(DEPTH, namespace="one", camera_params=small_camera)
+    context = launch_double.evaluate(DEPTH, namespace="one", engine="classical", camera_params=small_camera)
     with launch_double.started(context, tmp_path) as processes:
         try:
             depth, truth = _receive_depth_and_truth(
@@ -272,7 +279,7 @@ def test_under_real_launch(tmp_path: Path, small_camera: str) -> None:
     ):
         output, _ = run(*arguments).communicate(timeout=60)
         assert words in output
-    process = run("namespace:=two", f"camera_params:={small_camera}")
+    process = run("namespace:=two", "engine:=classical", f"camera_params:={small_camera}")
     try:
         depth, truth = _receive_depth_and_truth(
             "/two/dualfocus/depth", "/two/camera/ground_truth/depth", lambda: process.poll() is None

@@ -17,7 +17,7 @@ pytest.importorskip("rclpy")
 import rclpy
 from rcl_interfaces.msg import ParameterType
 from rclpy.parameter import Parameter
-from ros_helpers import ROOT, TINY, chain, wait_until
+from ros_helpers import ENGINE, ROOT, TINY, chain, wait_until
 from sensor_msgs.msg import JointState
 
 from dualfocus_ros.errors import ParameterError
@@ -33,7 +33,7 @@ ENUMERATED = {
     "driver": ("simulated", "folder"),
     "sweep.spacing": ("dioptres", "metres"),
     "sweep.pattern": ("sawtooth", "back_and_forth"),
-    "engine": ("classical",),
+    "engine": ("auto", "onnx", "classical"),
     "depth_encoding": ("32FC1", "16UC1"),
     "mode": ("sweep", "sliding"),
     "breathing": ("auto", "camera_info", "thin_lens", "none"),
@@ -108,7 +108,11 @@ def test_every_parameter_is_described_and_bounded(make: Maker, kind: type[Any]) 
         elif descriptor.type == ParameterType.PARAMETER_DOUBLE:
             (limits,) = descriptor.floating_point_range
             assert limits.from_value <= value <= limits.to_value, name
-        elif descriptor.type == ParameterType.PARAMETER_STRING and name not in ("frame_id", "folder.path"):
+        elif descriptor.type == ParameterType.PARAMETER_STRING and name not in (
+            "frame_id",
+            "folder.path",
+            "model",
+        ):
             for choice in ENUMERATED[name]:
                 assert choice in descriptor.additional_constraints, name
         # A unit in the name is a unit in the description.
@@ -134,7 +138,7 @@ def test_read_only_parameters_refuse_to_be_set(make: Maker) -> None:
 
 
 def test_live_parameters_apply_at_once(make: Maker) -> None:
-    node = make(DepthNode)
+    node = make(DepthNode, **ENGINE)
     assert node.trigger_configure().name == "SUCCESS"
     changes = {"breathing": "none", "min_depth_m": 0.5, "max_depth_m": 3.0, "min_confidence": 0.25}
     assert set(changes) == LIVE
@@ -164,7 +168,7 @@ def test_live_parameters_apply_at_once(make: Maker) -> None:
     ],
 )
 def test_wrong_live_values_are_refused_with_a_reason(make: Maker, name: str, value: Any, reason: str) -> None:
-    node = make(DepthNode, max_depth_m=5.0)
+    node = make(DepthNode, max_depth_m=5.0, **ENGINE)
     assert node.trigger_configure().name == "SUCCESS"
     config, before = node._estimator.config, node.get_parameter(name).value
     (result,) = node.set_parameters([Parameter(name, value=value)])
@@ -176,7 +180,7 @@ def test_wrong_live_values_are_refused_with_a_reason(make: Maker, name: str, val
 
 def test_a_refused_value_does_not_come_back_with_the_next(make: Maker) -> None:
     """What one parameter's callback took must not stay where the set fails as a whole."""
-    node = make(DepthNode, max_depth_m=5.0)
+    node = make(DepthNode, max_depth_m=5.0, **ENGINE)
     assert node.trigger_configure().name == "SUCCESS"
     result = node.set_parameters_atomically(
         [Parameter("min_depth_m", value=1.0), Parameter("max_slices", value=20)]
@@ -228,7 +232,7 @@ def test_shipped_files_start_the_nodes_and_distances_reach_the_lens(tmp_path: Pa
             starter.format("depth_node"), ["--ros-args", "--params-file", str(config / "depth.yaml")]
         )
         camera.wait_for_output("sweeping 10 focus positions, 0.4 to 5 m")
-        depth.wait_for_output("engine classical on cpu")
+        depth.wait_for_output("engine onnx on ")
         camera.signal()
         assert camera.wait(3.0) == 0
         own = tmp_path / "own.yaml"

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("rclpy")
 
-from ros_helpers import SMALL, TINY, Process, SyntheticCamera, chain, wait_until
+from ros_helpers import ENGINE, SMALL, TINY, Process, SyntheticCamera, chain, ros_args, wait_until
 from sensor_msgs.msg import Image
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
@@ -93,7 +93,10 @@ raise SystemExit(run_until_stopped([Listener, DepthNode, CameraNode]))
 def test_camera_and_depth_in_one_process_end_ten_times_out_of_ten(tmp_path: Path) -> None:
     file = tmp_path / "camera.yaml"
     settings = {**TINY, "sweep.slices": 3}
-    file.write_text("\n".join(["camera:", "  ros__parameters:", *(f"    {k}: {v}" for k, v in settings.items())]))
+    lines = ["camera:", "  ros__parameters:", *(f"    {k}: {v}" for k, v in settings.items())]
+    file.write_text(
+        "\n".join([*lines, "dualfocus:", "  ros__parameters:", *(f"    {k}: {v}" for k, v in ENGINE.items())])
+    )
     with chain(tmp_path) as (processes, _):
         for _ in range(REPETITIONS):
             process = processes.run(TOGETHER, ["--ros-args", "--params-file", str(file)])
@@ -135,7 +138,7 @@ def test_an_estimate_under_way_does_not_hold_up_the_end(tmp_path: Path) -> None:
         time.sleep(30)
 """
     with chain(tmp_path) as (processes, peer):
-        process = processes.run(BROKEN_ENGINE.replace("        raise {error}", slow))
+        process = processes.run(BROKEN_ENGINE.replace("        raise {error}", slow), ros_args(ENGINE))
         peer.collect(Image, "/dualfocus/depth")
         camera = SyntheticCamera(peer, "")
         camera.wait_for_subscribers()
@@ -162,7 +165,7 @@ def test_a_dead_worker_takes_the_node_down_with_its_error(
     error: str, line: str, traceback: bool, tmp_path: Path
 ) -> None:
     with chain(tmp_path) as (processes, peer):
-        process = processes.run(BROKEN_ENGINE.replace("{error}", error))
+        process = processes.run(BROKEN_ENGINE.replace("{error}", error), ros_args(ENGINE))
         peer.collect(Image, "/dualfocus/depth")
         camera = SyntheticCamera(peer, "")
         camera.wait_for_subscribers()
