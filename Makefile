@@ -6,9 +6,10 @@ VENV ?= .venv
 ROS ?= kilted
 JOBS ?= 2
 OUTPUT ?= demo_output
+LEARNING ?=
 
 LOCK := requirements/$(ROS).txt
-STAMP := $(VENV)/.setup-$(ROS)
+STAMP := $(VENV)/.setup-$(ROS)$(if $(LEARNING),-learning)
 PY := $(VENV)/bin/python
 
 # A sourced ROS 2 installation would mix its libraries with those of the virtual environment.
@@ -32,12 +33,14 @@ help:
 	@echo 'make setup       only make or update the virtual environment'
 	@echo 'make clean       remove what make made in this folder'
 	@echo
+	@echo 'LEARNING=1 with setup or test adds PyTorch and the tests of training and export'
+	@echo
 	@echo 'Variables: PYTHON=$(PYTHON) VENV=$(VENV) ROS=$(ROS) JOBS=$(JOBS) OUTPUT=$(OUTPUT)'
 
 setup: $(STAMP)
 
-$(STAMP): $(LOCK) setup.py setup.cfg pyproject.toml scripts/setup_venv.sh
-	@bash scripts/setup_venv.sh '$(PYTHON)' '$(VENV)' '$(LOCK)'
+$(STAMP): $(LOCK) $(if $(LEARNING),requirements/learning.txt) setup.py setup.cfg pyproject.toml scripts/setup_venv.sh
+	@bash scripts/setup_venv.sh '$(PYTHON)' '$(VENV)' '$(LOCK)' $(if $(LEARNING),requirements/learning.txt)
 	@rm -f '$(VENV)'/.setup-*
 	@touch '$@'
 

@@ -1,0 +1,348 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The DualFocus network: depth from a focal stack with spatial and focal variational constraints.
+
+After Woo and Lee, "DualFocus: Depth from Focus with Spatio-Focal Dual Variational Constraints" (NeurIPS 2025),
+with what one set of weights for every lens needs: slices are described by their focus positions in pixels of blur,
+so that neither focal length nor aperture nor the number or spacing of slices is built in.
+
+Shapes: B stacks, N slices, C channels, H x W pixels; h x w at the scale in question. Slices lie in the batch
+dimension (B * N) wherever a layer treats each on its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dualfocus_ros.learning.focus import FOCUS_CODES, focus_codes
+from dualfocus_ros.learning.integration import integrate
+
+STRIDE = 32  # of the coarsest features: pictures are padded to a multiple of it
+CELL = 4  # pixels a side of the grid on which the focus probability is decided
+FILTERS = 8  # high-pass filters of each octave of the stem
+# Contrast below this (of the mean brightness, squared) counts as none: a tenth of a grey level of 8 bits.
+ENERGY_FLOOR = 1e-6
+DARKEST = 1.0 / 255.0
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Size of the network, and what of it is in use.
+
+    Attributes:
+        widths: channels at 1/4, 1/8, 1/16 and 1/32 of the resolution.
+        blocks: residual blocks a scale in encoder and decoder.
+        surfaces: latent surfaces of each focal plane.
+        differences: use focal differences, else the focus volume alone.
+        spatial: use the surface of the spatial variational constraint.
+        conditioned: tell the network the focus positions in pixels of blur.
+    """
+
+    widths: tuple[int, int, int, int] = (32, 48, 96, 160)
+    blocks: int = 1
+    surfaces: int = 4
+    differences: bool = True
+    spatial: bool = True
+    conditioned: bool = True
+
+
+SMALL = NetworkConfig()
+BASE = NetworkConfig(widths=(64, 128, 256, 512), blocks=2, surfaces=8)
+SIZES = {"small": SMALL, "base": BASE}
+
+
+class Prediction(NamedTuple):
+    """What the network says of stacks.
+
+    Attributes:
+        inverse_depth: (B, H, W) dioptres.
+        confidence: (B, H, W) 0..1, from the spread of the probability.
+        probability: (B, N, H / 4, W / 4) of the padded picture: focus probability, sums to 1 over N.
+        gradient: (B, N, 2, H / 8, W / 8) of the padded picture: theta_grad's gradient (x, y) of each plane's
+            surface, in pixels of blur per cell; None without the spatial constraint.
+        gamma: (B, N, 2, H / 8, W / 8): the first pair of the unconstrained gradients Gamma, likewise.
+    """
+
+    inverse_depth: Tensor
+    confidence: Tensor
+    probability: Tensor
+    gradient: Tensor | None
+    gamma: Tensor | None
+
+
+def focal_differences(volume: Tensor) -> Tensor:
+    """Return V* (B, N, 2C, h, w) of a volume (B, N, C, h, w): each slice with its step to the next.
+
+    V*_n = [V_n, V_{n+1} - V_n] for n < N, and [V_N, V_N - V_{N-1}] for the last.
+    """
+    steps = volume[:, 1:] - volume[:, :-1]
+    return torch.cat([volume, torch.cat([steps, steps[:, -1:]], dim=1)], dim=2)
+
+
+def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+    )
+
+
+class Residual(nn.Module):
+    """Two convolutions around a shortcut, on slices (B * N, C, h, w), each on its own."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.first = _conv(channels, channels)
+        self.second = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features of the same shape."""
+        return functional.relu(x + self.second(self.first(x)))
+
+
+class FocusMix(nn.Module):
+    """Mixes slices with their neighbours and with the whole stack, then looks around in the picture.
+
+    A quarter of the channels is taken from the next nearer slice and a quarter from the next farther one (Lin et
+    al., "TSM", ICCV 2019): the convolution that follows is then one over the picture and along focus. Mean and
+    maximum over all slices tell each slice how it compares.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.first = _conv(channels, channels)
+        self.whole = nn.Conv2d(2 * channels, channels, 1)
+        self.second = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
+        )
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """Return features of the same shape (B, N, C, h, w)."""
+        quarter = volume.shape[2] // 4
+        nearer, farther, own = volume.split([quarter, quarter, volume.shape[2] - 2 * quarter], dim=2)
+        nearer = torch.cat([nearer[:, :1], nearer[:, :-1]], dim=1)
+        farther = torch.cat([farther[:, 1:], farther[:, -1:]], dim=1)
+        shifted = torch.cat([nearer, farther, own], dim=2)
+        x = _each(self.first, shifted)
+        whole = self.whole(torch.cat([x.mean(dim=1), x.amax(dim=1)], dim=1))
+        return functional.relu(volume + _each(self.second, functional.relu(x + whole[:, None])))
+
+
+def _each(layer: Callable[[Tensor], Tensor], volume: Tensor) -> Tensor:
+    """Apply a 2D layer to every slice of (B, N, C, h, w)."""
+    batch = volume.shape[0]
+    flat = layer(volume.flatten(0, 1))
+    return flat.unflatten(0, (batch, -1))
+
+
+def _doubled(volume: Tensor) -> Tensor:
+    """Return (..., 2h, 2w), every cell four times; TensorRT cannot build `interpolate` for a range of sizes."""
+    wide = volume[..., :, None, :, None].expand(*volume.shape[:-1], 2, volume.shape[-1], 2)
+    return wide.flatten(-2).flatten(-3, -2)
+
+
+def _cells(images: Tensor) -> Tensor:
+    """Return (B * N, 3 * CELL * CELL, H / CELL, W / CELL), as `pixel_unshuffle`; as a convolution it is faster."""
+    kernel = torch.eye(3 * CELL * CELL, device=images.device, dtype=images.dtype)
+    with torch.autocast(images.device.type, enabled=False):
+        return functional.conv2d(images, kernel.unflatten(1, (3, CELL, CELL)), stride=CELL)
+
+
+def _like(values: Tensor, other: Tensor) -> Tensor:
+    """Return values in the type of `other`: half precision beyond this point, where the network is exported so."""
+    return values.to(other.dtype)
+
+
+class Encoder(nn.Module):
+    """Features of single slices at 1/4, 1/8, 1/16 and 1/32 of the resolution.
+
+    What tells focus is how the contrast of fine detail compares between slices. So the stem measures contrast
+    energy by learned high-pass filters in three octaves and takes its logarithm: the contrast of the object
+    itself, the same in all slices, drops out of the focal differences that follow.
+    """
+
+    def __init__(self, config: NetworkConfig):
+        super().__init__()
+        widths = config.widths
+        self.filters = nn.ParameterList(nn.Parameter(0.3 * torch.randn(FILTERS, 1, 3, 3)) for _ in range(3))
+        self.appearance = nn.Conv2d(3, 16, CELL, CELL)
+        self.stem = _conv(3 * FILTERS + 16, widths[0], 1)
+        self.scales = nn.ModuleList()
+        for i, width in enumerate(widths):
+            down = [_conv(widths[i - 1], width, 3, 2)] if i > 0 else []
+            self.scales.append(nn.Sequential(*down, *(Residual(width) for _ in range(config.blocks))))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return features of images (B * N, 3, H, W), 0..1, finest first; H and W multiples of STRIDE."""
+        images = images.float()
+        brightness = images.mean(dim=(1, 2, 3), keepdim=True).clamp(min=DARKEST)
+        contrast = images / brightness - 1.0
+        with torch.autocast(images.device.type, enabled=False):  # 8 bits of mantissa would drown faint texture
+            energies = self._energies(contrast.mean(dim=1, keepdim=True))
+        appearance = self.appearance(_like(contrast, self.appearance.weight))
+        x = self.stem(torch.cat([_like(energies, appearance), appearance], dim=1))
+        features = []
+        for scale in self.scales:
+            x = scale(x)
+            features.append(x)
+        return features
+
+    def _energies(self, grey: Tensor) -> Tensor:
+        """Return log contrast energies (B * N, 3 * FILTERS, H / 4, W / 4), about -1 to 1."""
+        found = []
+        for octave, filters in enumerate(self.filters):
+            high_pass = filters - filters.mean(dim=(2, 3), keepdim=True)
+            square = functional.conv2d(functional.pad(grey, (1, 1, 1, 1), mode="replicate"), high_pass)
+            square = square * square
+            if octave < 2:
+                square = functional.avg_pool2d(square, CELL >> octave)
+                grey = functional.avg_pool2d(grey, 2)
+            found.append(torch.log(square + ENERGY_FLOOR))
+        return 0.2 * torch.cat(found, dim=1) + 1.4
+
+
+class SurfaceConstraint(nn.Module):
+    """The spatial variational constraint: surfaces that must have a gradient field.
+
+    Predicts gradients Gamma for each focal plane, replaces them by the integrable surface nearest to them, and
+    hands that surface and theta_grad's gradient of it on. The loss of theta_grad thus reaches Gamma through the
+    surface.
+    """
+
+    def __init__(self, channels: int, surfaces: int):
+        super().__init__()
+        self.surfaces = surfaces
+        self.gamma = nn.Conv2d(channels, 2 * surfaces, 3, padding=1)
+        self.theta_grad = nn.Conv2d(surfaces, 2, 3, padding=1, bias=False)
+        self.fuse = nn.Conv2d(surfaces + 2, channels, 1)
+        self.start_as_differences()
+
+    def start_as_differences(self) -> None:
+        """Let theta_grad start as the forward differences of the first surface, from where it learns the rest."""
+        kernel = torch.zeros_like(self.theta_grad.weight)
+        kernel[0, 0, 1, 1:], kernel[1, 0, 1:, 1] = torch.tensor([-1.0, 1.0]), torch.tensor([-1.0, 1.0])
+        with torch.no_grad():
+            self.theta_grad.weight.copy_(kernel)
+
+    def forward(self, volume: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the volume with the surfaces fused in, theta_grad's gradient and Gamma (B, N, 2, h, w)."""
+        gamma = _each(self.gamma, volume)
+        with torch.autocast(volume.device.type, enabled=False):
+            surfaces = integrate(gamma.float().unflatten(2, (self.surfaces, 2)))
+            surfaces = _like(surfaces, self.theta_grad.weight)
+            gradient = _each(self.theta_grad, surfaces)
+        fused = volume + _each(self.fuse, torch.cat([0.3 * surfaces, gradient], dim=2))
+        return fused, gradient, gamma[:, :, :2]
+
+
+class Head(nn.Module):
+    """From the features of a stack to focus probability and depth."""
+
+    def __init__(self, config: NetworkConfig):
+        super().__init__()
+        self.config = config
+        widths = config.widths
+        ways = 2 if config.differences else 1
+        self.enter = nn.ModuleList(nn.Conv2d(ways * width, width, 1) for width in widths)
+        self.code = nn.ModuleList(nn.Linear(FOCUS_CODES, width) for width in widths if config.conditioned)
+        self.rise = nn.ModuleList(nn.Conv2d(widths[i + 1], widths[i], 1) for i in range(3))
+        self.mix = nn.ModuleList(
+            nn.Sequential(*(FocusMix(width) for _ in range(config.blocks))) for width in widths
+        )
+        self.constraint = SurfaceConstraint(widths[1], config.surfaces) if config.spatial else None
+        self.score = nn.Conv2d(widths[0], 1, 3, padding=1)
+        self.guide = _conv(3 * CELL * CELL + widths[0] + 1, 64)
+        self.spread = nn.Conv2d(64, 9 * CELL * CELL, 1)
+
+    def forward(self, features: list[Tensor], images: Tensor, focus_dpt: Tensor, blur_gain: Tensor) -> Prediction:
+        """Return the prediction for features (each (B * N, C, h, w)) of padded images (B, N, 3, H, W)."""
+        batch = images.shape[0]
+        code = focus_codes(focus_dpt, blur_gain)
+        volume, gradient, gamma = None, None, None
+        for i in (3, 2, 1, 0):
+            x = features[i].unflatten(0, (batch, -1))
+            x = _each(self.enter[i], focal_differences(x) if self.config.differences else x)
+            if self.config.conditioned:
+                x = x + self.code[i](_like(code, x))[..., None, None]
+            if volume is not None:
+                x = x + _doubled(_each(self.rise[i], volume))
+            volume = self.mix[i](functional.relu(x))
+            if i == 1 and self.constraint is not None:
+                volume, gradient, gamma = self.constraint(volume)
+        assert volume is not None
+        probability = torch.softmax(_each(self.score, volume)[:, :, 0].float(), dim=1)
+        fine = self._refine(probability, volume, images, focus_dpt)
+        return Prediction(fine[:, 0], _certainty(fine[:, 1], fine[:, 2]), probability, gradient, gamma)
+
+    def _refine(self, probability: Tensor, volume: Tensor, images: Tensor, focus_dpt: Tensor) -> Tensor:
+        """Return (B, 3, H, W): inverse depth, mean and mean square of the slice index, at full resolution.
+
+        Each pixel takes a convex mean of the 3 x 3 cells around it (Teed and Deng, "RAFT", ECCV 2020), guided by
+        the sharp composite sum_n p_n I_n. Since that is linear in p, it is the depth sum_n p_n f_n of the refined
+        p.
+        """
+        index = torch.arange(probability.shape[1], device=probability.device, dtype=probability.dtype)
+        weights = torch.stack([focus_dpt, index.expand_as(focus_dpt), (index * index).expand_as(focus_dpt)], dim=1)
+        with torch.autocast(images.device.type, enabled=False):  # depth has more than 8 bits
+            coarse = torch.einsum("bkn,bnhw->bkhw", weights, probability)
+        cells = _like(_each(_cells, images), volume)
+        share = _like(probability[:, :, None], volume)
+        sharp, context = (share * cells).sum(dim=1), (share * volume).sum(dim=1)
+        position = _like(coarse[:, 1:2] / (index[-1] + 1.0), volume)
+        weight = self.spread(self.guide(torch.cat([sharp, context, position], dim=1))).float()
+        weight = weight.unflatten(1, (9, CELL * CELL))
+        # A softmax over the neighbours, written out: that is several times faster than the operator along this
+        # axis.
+        weight = torch.exp(weight - weight.amax(dim=1, keepdim=True))
+        height, width = coarse.shape[-2:]
+        padded = functional.pad(coarse, (1, 1, 1, 1), mode="replicate")
+        fine = torch.zeros_like(weight[:, None, 0])
+        for k in range(9):
+            neighbour = padded[:, :, k // 3 : k // 3 + height, k % 3 : k % 3 + width]
+            fine = fine + weight[:, None, k] * neighbour[:, :, None]
+        fine = fine / weight.sum(dim=1)[:, None]
+        return functional.pixel_shuffle(fine.flatten(1, 2), CELL)
+
+
+def _certainty(mean: Tensor, mean_square: Tensor) -> Tensor:
+    """Return 0..1 from the moments of the slice index: 1 for p on two neighbouring slices, 0.5 at +-1 slice."""
+    part = mean - torch.floor(mean)
+    excess = (mean_square - mean * mean - part * (1.0 - part)).clamp(min=0.0)
+    return 1.0 / (1.0 + excess)
+
+
+def pad_to_stride(images: Tensor) -> Tensor:
+    """Return images (..., H, W) with the border repeated below and to the right, H and W multiples of STRIDE."""
+    down, right = (-images.shape[-2] % STRIDE, -images.shape[-1] % STRIDE)
+    flat = functional.pad(images.flatten(0, -4), (0, right, 0, down), mode="replicate")
+    return flat.unflatten(0, images.shape[:-3])
+
+
+class DualFocusNet(nn.Module):
+    """Depth from a focal stack."""
+
+    def __init__(self, config: NetworkConfig = SMALL):
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.head = Head(config)
+
+    def forward(self, images: Tensor, focus_dpt: Tensor, blur_gain: Tensor) -> Prediction:
+        """Estimate depth.
+
+        Args:
+            images: (B, N, 3, H, W), RGB as the camera coded them, 0..1, registered, nearest focus first.
+            focus_dpt: (B, N) focus positions in dioptres, descending.
+            blur_gain: (B,) kappa, pixels of blur diameter per dioptre of defocus.
+        """
+        height, width = images.shape[-2:]
+        images = pad_to_stride(images)
+        features = self.encoder(images.flatten(0, 1))
+        found = self.head(features, images, focus_dpt, blur_gain)
+        crop = (slice(None), slice(0, height), slice(0, width))
+        return found._replace(inverse_depth=found.inverse_depth[crop], confidence=found.confidence[crop])
