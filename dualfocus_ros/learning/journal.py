@@ -16,7 +16,8 @@ from dualfocus_ros.errors import DualFocusError, InputError
 from dualfocus_ros.learning.validate import validate
 from dualfocus_ros.stackio import find_stacks, load_stack
 
-TERMS = ("step", "stacks", "seconds", "learning_rate", "loss", "depth", "probability", "spatial", "focal")
+PROGRESS = ("step", "stacks", "seconds", "learning_rate", "loss")
+TERMS = (*PROGRESS, "depth", "gradient", "probability", "spatial", "focal")
 SCORES = ("step", "stacks", "family", "abs_rel", "rmse_m", "bump")
 
 

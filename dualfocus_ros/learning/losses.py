@@ -21,6 +21,7 @@ from dualfocus_ros.learning.network import CELL, Prediction
 SURFACE_CELL = 8  # pixels a side of the cells on which surfaces live
 # Below this, in dioptres over the range's largest, depth counts as this: infinity has no logarithm.
 FARTHEST = 0.02
+GRADIENT_PX = (1, 2, 4)
 SHARPNESS = ("q", "none", "inverse")
 # A plane is in focus where the surface lies within this many pixels of blur of it, or is nearest to it.
 IN_FOCUS_PX = 1.0
@@ -39,6 +40,7 @@ class LossWeights:
 
     Attributes:
         depth: depth loss.
+        gradient: how much the error of depth changes from pixel to pixel.
         probability: cross entropy of the focus probability.
         spatial: spatial variational loss L_SV.
         focal: focal variational loss L_FV.
@@ -47,6 +49,7 @@ class LossWeights:
     """
 
     depth: float = 1.0
+    gradient: float = 1.0
     probability: float = 0.3
     spatial: float = 0.5
     focal: float = 0.3
@@ -77,6 +80,32 @@ def depth_loss(predicted: Tensor, truth: Tensor, valid: Tensor, focus_dpt: Tenso
     slices = (predicted - truth).abs() / step
     # A straight line through the small errors that matter, flatter for large ones that may be beyond help.
     return _mean(relative + 0.25 * torch.log1p(slices), valid)
+
+
+def gradient_loss(predicted: Tensor, truth: Tensor, valid: Tensor, focus_dpt: Tensor) -> Tensor:
+    """Return the gradient loss: log(1 + |change of the error in slices|) between pixels 1, 2 and 4 apart.
+
+    It asks for smooth surfaces and for edges in their place, whatever the depth (after the gradient loss of Li and
+    Snavely, "MegaDepth", CVPR 2018).
+
+    Args:
+        predicted: (B, H, W) inverse depth.
+        truth: likewise.
+        valid: (B, H, W), 1 where the truth counts, else 0.
+        focus_dpt: (B, N) descending.
+    """
+    step = (focus_dpt[:, 0] - focus_dpt[:, -1])[:, None, None] / (focus_dpt.shape[1] - 1)
+    error = (predicted - truth) / step
+    total = torch.zeros((), device=truth.device)
+    for apart in GRADIENT_PX:
+        for dim in (-1, -2):
+            length = error.shape[dim] - apart
+            if length < 1:
+                continue
+            change = error.narrow(dim, apart, length) - error.narrow(dim, 0, length)
+            both = valid.narrow(dim, apart, length) * valid.narrow(dim, 0, length)
+            total = total + _mean(torch.log1p(change.abs()), both)
+    return total / (2 * len(GRADIENT_PX))
 
 
 def probability_loss(probability: Tensor, truth: Tensor, valid: Tensor, focus_dpt: Tensor) -> Tensor:
@@ -174,6 +203,8 @@ def total_loss(
     terms = {}
     if weights.depth > 0.0:
         terms["depth"] = depth_loss(prediction.inverse_depth, truth, valid, focus_dpt)
+    if weights.gradient > 0.0:
+        terms["gradient"] = gradient_loss(prediction.inverse_depth, truth, valid, focus_dpt)
     centre = slice(CELL // 2, None, CELL)
     cell_truth, cell_valid = truth[:, centre, centre], valid[:, centre, centre]
     if weights.probability > 0.0:

@@ -20,7 +20,7 @@ from dualfocus_ros.learning.textures import texture_bank
 
 FOCUS = torch.tensor([[4.0, 2.0, 1.0]])
 STEP = 1.5  # mean distance of these slices
-EXAMPLE = ("depth", "probability", "spatial", "focal")
+EXAMPLE = ("depth", "gradient", "probability", "spatial", "focal")
 ONLY = {name: LossWeights(**{other: float(other == name) for other in EXAMPLE}) for name in EXAMPLE}
 
 
@@ -57,6 +57,25 @@ def test_depth_loss_treats_all_lenses_alike():
     here = losses.depth_loss(predicted, truth, valid, FOCUS)
     there = losses.depth_loss(20 * predicted, 20 * truth, valid, 20 * FOCUS)
     assert float(there) == pytest.approx(float(here), rel=1e-5)
+
+
+# Gradient
+
+
+def test_gradient_loss_of_a_shifted_truth_is_zero_and_of_an_example():
+    truth = torch.rand(1, 6, 7, dtype=torch.float64)
+    seen = torch.ones_like(truth)
+    assert float(losses.gradient_loss(truth + 0.7, truth, seen, FOCUS)) == pytest.approx(0.0, abs=1e-12)
+    # One step up in the middle of a row of six: of the pairs 1, 2 and 4 apart, 1 of 5, 2 of 4 and 2 of 2 see it.
+    flat = torch.zeros(1, 1, 6)
+    up = torch.tensor([[[0.0, 0.0, 0.0, 1.0, 1.0, 1.0]]]) * STEP
+    expected = math.log(2.0) * (1 / 5 + 2 / 4 + 2 / 2) / 6
+    assert float(losses.gradient_loss(up, flat, torch.ones_like(flat), FOCUS)) == pytest.approx(expected)
+
+
+def test_gradient_loss_leaves_out_pairs_of_which_one_is_invalid():
+    up, valid = torch.tensor([[[0.0, 9.0, 0.0, 0.0]]]), torch.tensor([[[1.0, 0.0, 1.0, 1.0]]])
+    assert losses.gradient_loss(up, torch.zeros_like(up), valid, FOCUS) == 0.0
 
 
 # Probability
@@ -211,7 +230,7 @@ def make_example() -> tuple[Prediction, Tensor, Tensor, Tensor, Tensor]:
 
 def test_total_loss_is_the_weighted_sum_of_its_terms():
     prediction, images, truth, focus_dpt, blur_gain = make_example()
-    weights = LossWeights(depth=0.5, probability=2.0, spatial=3.0, focal=7.0)
+    weights = LossWeights(depth=0.5, gradient=11.0, probability=2.0, spatial=3.0, focal=7.0)
     total, terms = total_loss(prediction, images, truth, focus_dpt, blur_gain, weights)
     assert sorted(terms) == sorted(EXAMPLE)
     expected = sum(getattr(weights, name) * terms[name].item() for name in EXAMPLE)
@@ -220,6 +239,7 @@ def test_total_loss_is_the_weighted_sum_of_its_terms():
     valid[:, :, :16] = 0.0
     cell = (slice(None), slice(2, None, 4), slice(2, None, 4))
     assert terms["depth"] == losses.depth_loss(prediction.inverse_depth, truth, valid, focus_dpt)
+    assert terms["gradient"] == losses.gradient_loss(prediction.inverse_depth, truth, valid, focus_dpt)
     cells = (prediction.probability, truth[cell], valid[cell], focus_dpt)
     assert terms["probability"] == losses.probability_loss(*cells)
     assert terms["focal"] == losses.focal_variational_loss(*cells)
@@ -236,10 +256,10 @@ def test_a_term_of_weight_zero_is_left_out(name):
 
 def test_no_weight_at_all_and_nothing_valid_give_zero():
     prediction, images, truth, focus_dpt, blur_gain = make_example()
-    assert total_loss(prediction, images, truth, focus_dpt, blur_gain, LossWeights(0, 0, 0, 0)) == (0.0, {})
+    assert total_loss(prediction, images, truth, focus_dpt, blur_gain, LossWeights(0, 0, 0, 0, 0)) == (0.0, {})
     outside = torch.full_like(truth, 9.0)
     total, terms = total_loss(prediction, images, outside, focus_dpt, blur_gain, LossWeights())
-    assert total.item() == 0.0 and len(terms) == 4
+    assert total.item() == 0.0 and len(terms) == len(EXAMPLE)
 
 
 def test_invalid_pixels_have_no_influence():
@@ -256,7 +276,7 @@ def test_invalid_pixels_have_no_influence():
 @pytest.mark.parametrize("name", EXAMPLE)
 def test_the_losses_are_differentiable(name):
     prediction, *rest = make_example()
-    field = {"depth": "inverse_depth", "spatial": "gradient"}.get(name, "probability")
+    field = {"depth": "inverse_depth", "gradient": "inverse_depth", "spatial": "gradient"}.get(name, "probability")
 
     def loss(tensor: Tensor) -> Tensor:
         return total_loss(prediction._replace(**{field: tensor}), *rest, ONLY[name])[0]
@@ -367,14 +387,14 @@ def corner(simulated) -> tuple[Tensor, ...]:
 
 def test_the_focal_constraint_makes_the_probability_unimodal(corner):
     def after_training(weight: float) -> float:
-        return terms_of(trained(corner, LossWeights(1.0, 0.0, 0.0, weight), 20), corner)["focal"]
+        return terms_of(trained(corner, replace(ONLY["depth"], focal=weight), 20), corner)["focal"]
 
     assert after_training(1.0) < 0.4 * after_training(0.0)
 
 
 def test_the_spatial_constraint_makes_the_gradient_that_of_the_scene(corner):
     def after_training(weight: float) -> float:
-        return terms_of(trained(corner, LossWeights(1.0, 0.0, weight, 0.0), 80), corner)["spatial"]
+        return terms_of(trained(corner, replace(ONLY["depth"], spatial=weight), 80), corner)["spatial"]
 
     truth = corner[1]
     flat = Prediction(truth, truth, torch.full((1, 5, 16, 16), 0.2), torch.zeros(1, 5, 2, 8, 8), None)
