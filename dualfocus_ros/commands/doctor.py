@@ -174,14 +174,22 @@ def _runtime() -> Iterator[Finding]:
 
 def _models() -> Iterator[Finding]:
     from dualfocus_ros.engine.manifest import list_models, load_manifest, models_folder
+    from dualfocus_ros.engine.onnx import OnnxEngine
+    from dualfocus_ros.engine.selfcheck import self_check
     from dualfocus_ros.errors import DualFocusError
 
+    runs = importlib.util.find_spec("onnxruntime") is not None
     paths = list_models(models_folder())
     if not paths:
         yield Finding("models", OPTIONAL, f"none in {models_folder()}: the network cannot run without one")
     for path in paths:
         try:
-            yield Finding(f"model {path.stem}", OK, load_manifest(path).summary())
+            manifest = load_manifest(path)
+            text = manifest.summary()
+            if runs and manifest.self_check is not None:
+                with OnnxEngine(path) as engine:
+                    text += f"; self-check passed, {100 * (self_check(engine, manifest) or 0.0):.1g} % off"
+            yield Finding(f"model {path.stem}", OK, text)
         except DualFocusError as error:
             yield Finding(f"model {path.stem}", MISSING, str(error))
 

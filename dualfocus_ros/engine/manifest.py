@@ -14,6 +14,7 @@ number of slices from 3 on, any focus positions, any lens and any image size:
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import hashlib
 import json
@@ -46,7 +47,21 @@ KEYS = (
     *("name", "file", "sha256", "precision", "opset", "inputs", "outputs", "focus", "slices"),
     *("blur_step_px", "training", "parameters"),
 )
+SELF_CHECK_CELLS = (8, 12)  # rows and columns of the reference answer, see `engine.selfcheck`
 _CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class SelfCheck:
+    """What the network made of the stack of `engine.selfcheck` when it was exported.
+
+    Attributes:
+        inverse_depth_dpt: mean of each cell, SELF_CHECK_CELLS rows and columns, dioptres.
+        tolerance: largest relative difference that an engine may have.
+    """
+
+    inverse_depth_dpt: tuple[tuple[float, ...], ...]
+    tolerance: float
 
 
 @dataclass(frozen=True)
@@ -64,6 +79,7 @@ class ModelManifest:
         trained_max_slices: most slices of a stack that it was trained on.
         blur_step_px: smallest and largest blur (px) from slice to slice that it was trained on.
         training: how it came about; free form.
+        self_check: its answer to a known stack; None where the manifest has none.
     """
 
     name: str
@@ -76,6 +92,7 @@ class ModelManifest:
     trained_max_slices: int
     blur_step_px: tuple[float, float]
     training: Mapping[str, Any]
+    self_check: SelfCheck | None = None
 
     def summary(self) -> str:
         """Return a line for reports, e.g. `1.20 M parameters, fp32, trained on 3 to 15 slices`."""
@@ -158,6 +175,7 @@ def load_manifest(path: str | Path) -> ModelManifest:
         trained_max_slices=data["slices"]["trained_max"],
         blur_step_px=(float(data["blur_step_px"]["min"]), float(data["blur_step_px"]["max"])),
         training=data["training"],
+        self_check=_self_check(data.get("self_check")),
     )
 
 
@@ -170,6 +188,7 @@ def write_manifest(
     trained_max_slices: int,
     blur_step_px: tuple[float, float],
     training: Mapping[str, Any],
+    self_check: SelfCheck | None = None,
 ) -> Path:
     """Write the manifest of a network file beside it and return its path; the name is that of the file.
 
@@ -181,6 +200,7 @@ def write_manifest(
         trained_max_slices: most slices of a stack in training.
         blur_step_px: smallest and largest blur (px) from slice to slice in training.
         training: how the weights came about; anything that JSON holds.
+        self_check: what the network makes of the stack of `engine.selfcheck`.
 
     Raises:
         EngineError: if there is no such file or a value is not what `load_manifest` takes.
@@ -204,6 +224,8 @@ def write_manifest(
         "training": dict(training),
         "parameters": parameters,
     }
+    if self_check is not None:
+        data["self_check"] = dataclasses.asdict(self_check)
     path = onnx_path.with_suffix(".json")
     _check_contract(path, data)
     path.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -292,6 +314,11 @@ def _check_values(path: Path, data: Mapping[str, Any]) -> None:
         ),
         ("blur_step_px", "0 <= min <= max", lambda: 0 <= float(blur["min"]) <= float(blur["max"]) < float("inf")),
         ("training", "an object", lambda: isinstance(data["training"], dict)),
+        (
+            "self_check",
+            f"{SELF_CHECK_CELLS[0]} rows of {SELF_CHECK_CELLS[1]} inverse_depth_dpt and a tolerance, above 0",
+            lambda: _is_self_check(data.get("self_check")),
+        ),
     )
     for key, expected, holds in checks:
         try:
@@ -300,6 +327,23 @@ def _check_values(path: Path, data: Mapping[str, Any]) -> None:
             good = False
         if not good:
             raise EngineError(f"{path}: expected {key} to be {expected}, got {data[key]!r}")
+
+
+def _self_check(data: Any) -> SelfCheck | None:
+    if data is None:
+        return None
+    rows = tuple(tuple(float(value) for value in row) for row in data["inverse_depth_dpt"])
+    return SelfCheck(rows, float(data["tolerance"]))
+
+
+def _is_self_check(data: Any) -> bool:
+    found = _self_check(data)
+    if found is None:
+        return True
+    rows, columns = SELF_CHECK_CELLS
+    shape = [len(row) for row in found.inverse_depth_dpt]
+    values = [value for row in found.inverse_depth_dpt for value in row]
+    return shape == [columns] * rows and all(0.0 < v < float("inf") for v in (*values, found.tolerance))
 
 
 def _is_text(value: Any) -> bool:

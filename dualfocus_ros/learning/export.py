@@ -24,12 +24,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from dualfocus_ros.engine.manifest import write_manifest
+from dualfocus_ros.engine.manifest import SelfCheck, write_manifest
+from dualfocus_ros.engine.selfcheck import check_stack, summary_of
 from dualfocus_ros.errors import DualFocusError, EngineError
 from dualfocus_ros.learning.data import SLICE_COUNTS
 from dualfocus_ros.learning.focus import all_in_focus
 from dualfocus_ros.learning.network import DualFocusNet
 from dualfocus_ros.learning.simulator import BLUR_STEP_PX
+from dualfocus_ros.learning.validate import NetworkEngine
 from dualfocus_ros.learning.weights import load_network
 
 OPSET = 18
@@ -37,6 +39,8 @@ INPUT_NAMES = ["images", "focus_dpt", "blur_gain"]
 OUTPUT_NAMES = ["inverse_depth", "confidence", "all_in_focus"]
 # Largest relative error of the exported graphs against PyTorch in single precision.
 TOLERANCES = {"fp32": 1e-4, "fp16": 0.05}
+# What engines may differ by on the self-check, whose cells average over pixels.
+SELF_CHECK_TOLERANCES = {"fp32": 1e-3, "fp16": 1e-2}
 # (N, H, W) of the stacks that the export is checked on.
 CHECKS = ((3, 64, 96), (5, 45, 70), (10, 96, 128), (15, 64, 64))
 
@@ -141,6 +145,8 @@ def export(checkpoint: Path, output: Path, name: str, notes: Mapping[str, Any]) 
         EngineError: if a graph disagrees with PyTorch.
     """
     network, training = load_network(checkpoint)
+    found = NetworkEngine(network, torch.device("cpu")).infer(check_stack())
+    answer = tuple(tuple(row) for row in summary_of(found))
     folded = copy.deepcopy(network)
     fold_batch_norms(folded)
     errors = {}
@@ -168,6 +174,7 @@ def export(checkpoint: Path, output: Path, name: str, notes: Mapping[str, Any]) 
                 trained_max_slices=int(SLICE_COUNTS.max()),
                 blur_step_px=BLUR_STEP_PX,
                 training={**training, **notes, "exported": datetime.date.today().isoformat()},
+                self_check=SelfCheck(answer, SELF_CHECK_TOLERANCES[precision]),
             )
         for file in sorted(Path(folder).iterdir()):
             file.replace(output / file.name)

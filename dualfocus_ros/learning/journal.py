@@ -17,7 +17,7 @@ from dualfocus_ros.learning.validate import validate
 from dualfocus_ros.stackio import find_stacks, load_stack
 
 PROGRESS = ("step", "stacks", "seconds", "learning_rate", "loss")
-TERMS = (*PROGRESS, "depth", "gradient", "probability", "spatial", "focal")
+TERMS = (*PROGRESS, "depth", "confidence", "gradient", "probability", "spatial", "focal")
 SCORES = ("step", "stacks", "family", "abs_rel", "rmse_m", "bump")
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dualfocus_ros.errors import InputError
+from dualfocus_ros.learning.certainty import CLOSE
 from dualfocus_ros.learning.focus import narrow_probability
 from dualfocus_ros.learning.integration import forward_differences
 from dualfocus_ros.learning.network import CELL, Prediction
@@ -40,6 +41,7 @@ class LossWeights:
 
     Attributes:
         depth: depth loss.
+        confidence: whether confidence is the probability of a close depth; it teaches that output alone.
         gradient: how much the error of depth changes from pixel to pixel.
         probability: cross entropy of the focus probability.
         spatial: spatial variational loss L_SV.
@@ -49,6 +51,7 @@ class LossWeights:
     """
 
     depth: float = 1.0
+    confidence: float = 0.1
     gradient: float = 1.0
     probability: float = 0.3
     spatial: float = 0.5
@@ -80,6 +83,16 @@ def depth_loss(predicted: Tensor, truth: Tensor, valid: Tensor, focus_dpt: Tenso
     slices = (predicted - truth).abs() / step
     # A straight line through the small errors that matter, flatter for large ones that may be beyond help.
     return _mean(relative + 0.25 * torch.log1p(slices), valid)
+
+
+def confidence_loss(confidence: Tensor, predicted: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
+    """Return the cross entropy of confidence to whether depth is within CLOSE of the truth; all are (B, H, W).
+
+    It is least where the confidence is the probability of that: it calibrates.
+    """
+    close = ((truth - predicted).abs() <= CLOSE * predicted).to(confidence.dtype)  # |1/w - 1/w'| <= CLOSE / w'
+    c = confidence.clamp(1e-6, 1.0 - 1e-6)
+    return _mean(-(close * c.log() + (1.0 - close) * (1.0 - c).log()), valid)
 
 
 def gradient_loss(predicted: Tensor, truth: Tensor, valid: Tensor, focus_dpt: Tensor) -> Tensor:
@@ -203,6 +216,9 @@ def total_loss(
     terms = {}
     if weights.depth > 0.0:
         terms["depth"] = depth_loss(prediction.inverse_depth, truth, valid, focus_dpt)
+    if weights.confidence > 0.0:
+        depth = prediction.inverse_depth.detach()
+        terms["confidence"] = confidence_loss(prediction.confidence, depth, truth, valid)
     if weights.gradient > 0.0:
         terms["gradient"] = gradient_loss(prediction.inverse_depth, truth, valid, focus_dpt)
     centre = slice(CELL // 2, None, CELL)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dualfocus_ros.learning.certainty import Certainty
 from dualfocus_ros.learning.focus import FOCUS_CODES, focus_codes
 from dualfocus_ros.learning.integration import integrate
 
@@ -61,7 +62,7 @@ class Prediction(NamedTuple):
 
     Attributes:
         inverse_depth: (B, H, W) dioptres.
-        confidence: (B, H, W) 0..1, from the spread of the probability.
+        confidence: (B, H, W) 0..1: how likely depth is within CLOSE of the truth.
         probability: (B, N, H / 4, W / 4) of the padded picture: focus probability, sums to 1 over N.
         gradient: (B, N, 2, H / 8, W / 8) of the padded picture: theta_grad's gradient (x, y) of each plane's
             surface, in pixels of blur per cell; None without the spatial constraint.
@@ -258,6 +259,7 @@ class Head(nn.Module):
         self.score = nn.Conv2d(widths[0], 1, 3, padding=1)
         self.guide = _conv(3 * CELL * CELL + widths[0] + 1, 64)
         self.spread = nn.Conv2d(64, 9 * CELL * CELL, 1)
+        self.certainty = Certainty(64 + widths[0])
 
     def forward(self, features: list[Tensor], images: Tensor, focus_dpt: Tensor, blur_gain: Tensor) -> Prediction:
         """Return the prediction for features (each (B * N, C, h, w)) of padded images (B, N, 3, H, W)."""
@@ -277,43 +279,45 @@ class Head(nn.Module):
         assert volume is not None
         probability = torch.softmax(_each(self.score, volume)[:, :, 0].float(), dim=1)
         fine = self._refine(probability, volume, images, focus_dpt)
-        return Prediction(fine[:, 0], _certainty(fine[:, 1], fine[:, 2]), probability, gradient, gamma)
+        confidence = self.certainty.confidence(fine[:, 3], fine[:, 1], fine[:, 2])
+        return Prediction(fine[:, 0], confidence, probability, gradient, gamma)
 
     def _refine(self, probability: Tensor, volume: Tensor, images: Tensor, focus_dpt: Tensor) -> Tensor:
-        """Return (B, 3, H, W): inverse depth, mean and mean square of the slice index, at full resolution.
+        """Return (B, 4, H, W): inverse depth, mean and mean square of the slice index, logit of confidence.
 
         Each pixel takes a convex mean of the 3 x 3 cells around it (Teed and Deng, "RAFT", ECCV 2020), guided by
         the sharp composite sum_n p_n I_n. Since that is linear in p, it is the depth sum_n p_n f_n of the refined
         p.
         """
         index = torch.arange(probability.shape[1], device=probability.device, dtype=probability.dtype)
-        weights = torch.stack([focus_dpt, index.expand_as(focus_dpt), (index * index).expand_as(focus_dpt)], dim=1)
+        index = index.expand_as(focus_dpt)
+        powers = torch.stack([focus_dpt, focus_dpt * focus_dpt, index, index * index], dim=1)
         with torch.autocast(images.device.type, enabled=False):  # depth has more than 8 bits
-            coarse = torch.einsum("bkn,bnhw->bkhw", weights, probability)
+            moments = torch.einsum("bkn,bnhw->bkhw", powers, probability)
         cells = _like(_each(_cells, images), volume)
         share = _like(probability[:, :, None], volume)
         sharp, context = (share * cells).sum(dim=1), (share * volume).sum(dim=1)
-        position = _like(coarse[:, 1:2] / (index[-1] + 1.0), volume)
-        weight = self.spread(self.guide(torch.cat([sharp, context, position], dim=1))).float()
-        weight = weight.unflatten(1, (9, CELL * CELL))
+        position = _like(moments[:, 2:3] / (probability.shape[1]), volume)
+        guide = self.guide(torch.cat([sharp, context, position], dim=1))
+        logit = self.certainty(torch.cat([guide, context], dim=1), moments, focus_dpt)
+        weight = self.spread(guide).float().unflatten(1, (9, CELL * CELL))
         # A softmax over the neighbours, written out: that is several times faster than the operator along this
         # axis.
         weight = torch.exp(weight - weight.amax(dim=1, keepdim=True))
-        height, width = coarse.shape[-2:]
-        padded = functional.pad(coarse, (1, 1, 1, 1), mode="replicate")
-        fine = torch.zeros_like(weight[:, None, 0])
-        for k in range(9):
-            neighbour = padded[:, :, k // 3 : k // 3 + height, k % 3 : k % 3 + width]
-            fine = fine + weight[:, None, k] * neighbour[:, :, None]
-        fine = fine / weight.sum(dim=1)[:, None]
-        return functional.pixel_shuffle(fine.flatten(1, 2), CELL)
+        weight = weight / weight.sum(dim=1, keepdim=True)
+        fine = _from_neighbours(torch.cat([moments[:, :1], moments[:, 2:]], dim=1), weight)
+        return torch.cat([fine, _from_neighbours(logit, weight.detach())], dim=1)
 
 
-def _certainty(mean: Tensor, mean_square: Tensor) -> Tensor:
-    """Return 0..1 from the moments of the slice index: 1 for p on two neighbouring slices, 0.5 at +-1 slice."""
-    part = mean - torch.floor(mean)
-    excess = (mean_square - mean * mean - part * (1.0 - part)).clamp(min=0.0)
-    return 1.0 / (1.0 + excess)
+def _from_neighbours(coarse: Tensor, weight: Tensor) -> Tensor:
+    """Return (B, C, H, W): pixels mix the 3 x 3 cells of (B, C, h, w) by weights (B, 9, CELL * CELL, h, w)."""
+    height, width = coarse.shape[-2:]
+    padded = functional.pad(coarse, (1, 1, 1, 1), mode="replicate")
+    fine = torch.zeros_like(weight[:, None, 0])
+    for k in range(9):
+        neighbour = padded[:, :, k // 3 : k // 3 + height, k % 3 : k % 3 + width]
+        fine = fine + weight[:, None, k] * neighbour[:, :, None]
+    return functional.pixel_shuffle(fine.flatten(1, 2), CELL)
 
 
 def pad_to_stride(images: Tensor) -> Tensor:

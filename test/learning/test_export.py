@@ -13,6 +13,7 @@ from stack_helpers import intrinsics
 
 from dualfocus_ros.engine.manifest import load_manifest
 from dualfocus_ros.engine.onnx import OnnxEngine
+from dualfocus_ros.engine.selfcheck import self_check
 from dualfocus_ros.errors import EngineError, InputError
 from dualfocus_ros.learning import export as exporting
 from dualfocus_ros.learning.export import export, fold_batch_norms
@@ -126,6 +127,15 @@ def test_the_manifest_says_what_the_file_is(folder: Path) -> None:
         assert manifest.training["step"] == 7 and manifest.training["stacks"] == 70
         assert manifest.training["hardware"] == "none"
         assert manifest.training["config"]["learning_rate"] == TrainConfig().learning_rate
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny_fp16"])
+def test_the_self_check_knows_the_answer_of_the_network(folder: Path, name: str) -> None:
+    manifest = load_manifest(folder / "models" / f"{name}.json")
+    with OnnxEngine(folder / "models" / f"{name}.onnx") as engine:
+        off = self_check(engine, manifest)
+    assert off is not None and manifest.self_check is not None
+    assert off < 0.5 * manifest.self_check.tolerance
 
 
 def test_no_file_names_this_machine(folder: Path) -> None:

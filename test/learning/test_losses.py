@@ -20,7 +20,7 @@ from dualfocus_ros.learning.textures import texture_bank
 
 FOCUS = torch.tensor([[4.0, 2.0, 1.0]])
 STEP = 1.5  # mean distance of these slices
-EXAMPLE = ("depth", "gradient", "probability", "spatial", "focal")
+EXAMPLE = ("depth", "confidence", "gradient", "probability", "spatial", "focal")
 ONLY = {name: LossWeights(**{other: float(other == name) for other in EXAMPLE}) for name in EXAMPLE}
 
 
@@ -57,6 +57,28 @@ def test_depth_loss_treats_all_lenses_alike():
     here = losses.depth_loss(predicted, truth, valid, FOCUS)
     there = losses.depth_loss(20 * predicted, 20 * truth, valid, 20 * FOCUS)
     assert float(there) == pytest.approx(float(here), rel=1e-5)
+
+
+# Confidence
+
+
+def test_confidence_loss_of_an_example():
+    """Depths of 1 m and 1.05 m are within 10 % of 1 m, 1.2 m is not; the last is invalid."""
+    predicted, truth = row(1.0, 1.0 / 1.05, 1.0 / 1.2, 9.0), torch.ones(1, 1, 4)
+    confidence, valid = row(0.5, 0.9, 0.25, 0.0), row(1.0, 1.0, 1.0, 0.0)
+    expected = -(math.log(0.5) + math.log(0.9) + math.log(0.75)) / 3
+    assert float(losses.confidence_loss(confidence, predicted, truth, valid)) == pytest.approx(expected)
+
+
+def test_the_best_confidence_is_the_share_of_close_depths():
+    truth, predicted = torch.ones(1, 1, 10), torch.ones(1, 1, 10)
+    predicted[..., :3] = 2.0
+
+    def loss(confidence: float) -> float:
+        c = torch.full((1, 1, 10), confidence)
+        return float(losses.confidence_loss(c, predicted, truth, torch.ones(1, 1, 10)))
+
+    assert loss(0.7) < min(loss(0.65), loss(0.75))
 
 
 # Gradient
@@ -230,7 +252,7 @@ def make_example() -> tuple[Prediction, Tensor, Tensor, Tensor, Tensor]:
 
 def test_total_loss_is_the_weighted_sum_of_its_terms():
     prediction, images, truth, focus_dpt, blur_gain = make_example()
-    weights = LossWeights(depth=0.5, gradient=11.0, probability=2.0, spatial=3.0, focal=7.0)
+    weights = LossWeights(depth=0.5, confidence=13.0, gradient=11.0, probability=2.0, spatial=3.0, focal=7.0)
     total, terms = total_loss(prediction, images, truth, focus_dpt, blur_gain, weights)
     assert sorted(terms) == sorted(EXAMPLE)
     expected = sum(getattr(weights, name) * terms[name].item() for name in EXAMPLE)
@@ -239,6 +261,8 @@ def test_total_loss_is_the_weighted_sum_of_its_terms():
     valid[:, :, :16] = 0.0
     cell = (slice(None), slice(2, None, 4), slice(2, None, 4))
     assert terms["depth"] == losses.depth_loss(prediction.inverse_depth, truth, valid, focus_dpt)
+    predicted = prediction.inverse_depth
+    assert terms["confidence"] == losses.confidence_loss(prediction.confidence, predicted, truth, valid)
     assert terms["gradient"] == losses.gradient_loss(prediction.inverse_depth, truth, valid, focus_dpt)
     cells = (prediction.probability, truth[cell], valid[cell], focus_dpt)
     assert terms["probability"] == losses.probability_loss(*cells)
@@ -256,7 +280,9 @@ def test_a_term_of_weight_zero_is_left_out(name):
 
 def test_no_weight_at_all_and_nothing_valid_give_zero():
     prediction, images, truth, focus_dpt, blur_gain = make_example()
-    assert total_loss(prediction, images, truth, focus_dpt, blur_gain, LossWeights(0, 0, 0, 0, 0)) == (0.0, {})
+    assert total_loss(
+        prediction, images, truth, focus_dpt, blur_gain, LossWeights(**dict.fromkeys(EXAMPLE, 0.0))
+    ) == (0.0, {})
     outside = torch.full_like(truth, 9.0)
     total, terms = total_loss(prediction, images, outside, focus_dpt, blur_gain, LossWeights())
     assert total.item() == 0.0 and len(terms) == len(EXAMPLE)
@@ -276,7 +302,12 @@ def test_invalid_pixels_have_no_influence():
 @pytest.mark.parametrize("name", EXAMPLE)
 def test_the_losses_are_differentiable(name):
     prediction, *rest = make_example()
-    field = {"depth": "inverse_depth", "gradient": "inverse_depth", "spatial": "gradient"}.get(name, "probability")
+    field = {
+        "depth": "inverse_depth",
+        "confidence": "confidence",
+        "gradient": "inverse_depth",
+        "spatial": "gradient",
+    }.get(name, "probability")
 
     def loss(tensor: Tensor) -> Tensor:
         return total_loss(prediction._replace(**{field: tensor}), *rest, ONLY[name])[0]

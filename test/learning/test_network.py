@@ -9,6 +9,7 @@ import torch
 from scipy import fft
 from torch import Tensor
 
+from dualfocus_ros.learning.certainty import excess
 from dualfocus_ros.learning.focus import all_in_focus, focus_codes
 from dualfocus_ros.learning.integration import dct_matrix, forward_differences, integrate
 from dualfocus_ros.learning.network import (
@@ -17,7 +18,6 @@ from dualfocus_ros.learning.network import (
     DualFocusNet,
     NetworkConfig,
     Prediction,
-    _certainty,
     focal_differences,
     pad_to_stride,
 )
@@ -245,7 +245,7 @@ def test_a_certain_probability_gives_its_slice_and_full_confidence():
     volume = torch.zeros(1, 4, 8, 8, 16)
     with torch.no_grad():
         probability[:, 2] = 1.0
-        depth, mean, square = network.head._refine(probability, volume, images, focus_dpt)[0]
+        depth, mean, square, _ = network.head._refine(probability, volume, images, focus_dpt)[0]
         assert difference(depth, focus_dpt[0, 2]) < TOLERANCE
         assert (
             difference(mean, torch.tensor(2.0)) < TOLERANCE and difference(square, torch.tensor(4.0)) < TOLERANCE
@@ -272,19 +272,33 @@ def test_each_pixel_may_take_any_of_the_cells_around_it():
 
 
 @pytest.mark.parametrize(
-    ("probability", "confidence"),
+    ("probability", "beyond"),
     [
-        ([0, 0, 1, 0, 0], 1.0),
-        ([0, 0.3, 0.7, 0, 0], 1.0),  # between two slices: as certain
-        ([0, 0.5, 0, 0.5, 0], 0.5),  # variance 1, at a slice
-        ([0.5, 0, 0, 0, 0.5], 0.2),  # variance 4
-        ([0.5, 0, 0, 0.5, 0], 1.0 / 3.0),  # variance 2.25, of which a quarter is due to lying half way
+        ([0, 0, 1, 0, 0], 0.0),
+        ([0, 0.3, 0.7, 0, 0], 0.0),  # between two slices: as certain
+        ([0, 0.5, 0, 0.5, 0], 1.0),  # variance 1, at a slice
+        ([0.5, 0, 0, 0, 0.5], 4.0),
+        ([0.5, 0, 0, 0.5, 0], 2.0),  # variance 2.25, of which a quarter is due to lying half way
     ],
 )
-def test_confidence_of_known_probabilities(probability, confidence):
+def test_excess_of_known_probabilities(probability, beyond):
     p, index = torch.tensor(probability), torch.arange(5.0)
-    found = _certainty((p * index).sum(), (p * index * index).sum())
-    assert float(found) == pytest.approx(confidence, abs=1e-5)
+    assert float(excess((p * index).sum(), (p * index * index).sum())) == pytest.approx(beyond, abs=1e-5)
+
+
+def test_confidence_falls_with_the_spread_of_the_probability():
+    certainty, logit = make_network().head.certainty, torch.zeros(3)
+    mean, square = torch.full((3,), 2.0), torch.tensor([4.0, 5.0, 8.0])
+    np.testing.assert_allclose(
+        certainty.confidence(logit, mean, square).detach().numpy(), [0.5, 1.0 / 3.0, 1.0 / 6.0], atol=1e-6
+    )
+
+
+def test_the_confidence_looks_on_and_moves_nothing_else():
+    network = make_network().train()
+    network(*make_stack()).confidence.mean().backward()
+    for name, parameter in network.named_parameters():
+        assert (parameter.grad is not None and parameter.grad.abs().max() > 0.0) == ("certainty" in name), name
 
 
 def test_all_in_focus_takes_the_two_slices_around_the_depth():
