@@ -17,7 +17,8 @@ from dualfocus_ros.errors import InputError
 from dualfocus_ros.learning.certainty import CLOSE
 from dualfocus_ros.learning.focus import narrow_probability
 from dualfocus_ros.learning.integration import forward_differences
-from dualfocus_ros.learning.network import CELL, Prediction
+from dualfocus_ros.learning.layers import CELL
+from dualfocus_ros.learning.network import Prediction
 
 SURFACE_CELL = 8  # pixels a side of the cells on which surfaces live
 # Below this, in dioptres over the range's largest, depth counts as this: infinity has no logarithm.

@@ -11,7 +11,6 @@ dimension (B * N) wherever a layer treats each on its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,9 +21,18 @@ from torch.nn import functional
 from dualfocus_ros.learning.certainty import Certainty
 from dualfocus_ros.learning.focus import FOCUS_CODES, focus_codes
 from dualfocus_ros.learning.integration import integrate
+from dualfocus_ros.learning.layers import (
+    CELL,
+    Residual,
+    conv_norm,
+    doubled,
+    each,
+    from_neighbours,
+    like,
+    pad_to_stride,
+    to_cells,
+)
 
-STRIDE = 32  # of the coarsest features: pictures are padded to a multiple of it
-CELL = 4  # pixels a side of the grid on which the focus probability is decided
 FILTERS = 8  # high-pass filters of each octave of the stem
 # Contrast below this (of the mean brightness, squared) counts as none: a tenth of a grey level of 8 bits.
 ENERGY_FLOOR = 1e-6
@@ -85,25 +93,14 @@ def focal_differences(volume: Tensor) -> Tensor:
     return torch.cat([volume, torch.cat([steps, steps[:, -1:]], dim=1)], dim=2)
 
 
-def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
-    )
+def contrast_steps(energies: Tensor) -> Tensor:
+    """Return how log energies (B, N, C, h, w) change from each slice to the next; the last change counts twice.
 
-
-class Residual(nn.Module):
-    """Two convolutions around a shortcut, on slices (B * N, C, h, w), each on its own."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.first = _conv(channels, channels)
-        self.second = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return features of the same shape."""
-        return functional.relu(x + self.second(self.first(x)))
+    Half a pixel of blur changes the contrast of fine texture by some per cent. The features of single slices, in
+    half precision, hardly hold that; differences taken in single precision do.
+    """
+    steps = energies[:, 1:] - energies[:, :-1]
+    return torch.cat([steps, steps[:, -1:]], dim=1)
 
 
 class FocusMix(nn.Module):
@@ -116,7 +113,7 @@ class FocusMix(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.first = _conv(channels, channels)
+        self.first = conv_norm(channels, channels)
         self.whole = nn.Conv2d(2 * channels, channels, 1)
         self.second = nn.Sequential(
             nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
@@ -129,34 +126,9 @@ class FocusMix(nn.Module):
         nearer = torch.cat([nearer[:, :1], nearer[:, :-1]], dim=1)
         farther = torch.cat([farther[:, 1:], farther[:, -1:]], dim=1)
         shifted = torch.cat([nearer, farther, own], dim=2)
-        x = _each(self.first, shifted)
+        x = each(self.first, shifted)
         whole = self.whole(torch.cat([x.mean(dim=1), x.amax(dim=1)], dim=1))
-        return functional.relu(volume + _each(self.second, functional.relu(x + whole[:, None])))
-
-
-def _each(layer: Callable[[Tensor], Tensor], volume: Tensor) -> Tensor:
-    """Apply a 2D layer to every slice of (B, N, C, h, w)."""
-    batch = volume.shape[0]
-    flat = layer(volume.flatten(0, 1))
-    return flat.unflatten(0, (batch, -1))
-
-
-def _doubled(volume: Tensor) -> Tensor:
-    """Return (..., 2h, 2w), every cell four times; TensorRT cannot build `interpolate` for a range of sizes."""
-    wide = volume[..., :, None, :, None].expand(*volume.shape[:-1], 2, volume.shape[-1], 2)
-    return wide.flatten(-2).flatten(-3, -2)
-
-
-def _cells(images: Tensor) -> Tensor:
-    """Return (B * N, 3 * CELL * CELL, H / CELL, W / CELL), as `pixel_unshuffle`; as a convolution it is faster."""
-    kernel = torch.eye(3 * CELL * CELL, device=images.device, dtype=images.dtype)
-    with torch.autocast(images.device.type, enabled=False):
-        return functional.conv2d(images, kernel.unflatten(1, (3, CELL, CELL)), stride=CELL)
-
-
-def _like(values: Tensor, other: Tensor) -> Tensor:
-    """Return values in the type of `other`: half precision beyond this point, where the network is exported so."""
-    return values.to(other.dtype)
+        return functional.relu(volume + each(self.second, functional.relu(x + whole[:, None])))
 
 
 class Encoder(nn.Module):
@@ -172,29 +144,32 @@ class Encoder(nn.Module):
         widths = config.widths
         self.filters = nn.ParameterList(nn.Parameter(0.3 * torch.randn(FILTERS, 1, 3, 3)) for _ in range(3))
         self.appearance = nn.Conv2d(3, 16, CELL, CELL)
-        self.stem = _conv(3 * FILTERS + 16, widths[0], 1)
+        self.stem = conv_norm(3 * FILTERS + 16, widths[0], 1)
         self.scales = nn.ModuleList()
         for i, width in enumerate(widths):
-            down = [_conv(widths[i - 1], width, 3, 2)] if i > 0 else []
+            down = [conv_norm(widths[i - 1], width, 3, 2)] if i > 0 else []
             self.scales.append(nn.Sequential(*down, *(Residual(width) for _ in range(config.blocks))))
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Return features of images (B * N, 3, H, W), 0..1, finest first; H and W multiples of STRIDE."""
+    def forward(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return features, finest first, and log energies, of images (B * N, 3, H, W), 0..1.
+
+        H and W are multiples of STRIDE; the energies (B * N, 3 * FILTERS, H / 4, W / 4) are in single precision.
+        """
         images = images.float()
         brightness = images.mean(dim=(1, 2, 3), keepdim=True).clamp(min=DARKEST)
         contrast = images / brightness - 1.0
         with torch.autocast(images.device.type, enabled=False):  # 8 bits of mantissa would drown faint texture
             energies = self._energies(contrast.mean(dim=1, keepdim=True))
-        appearance = self.appearance(_like(contrast, self.appearance.weight))
-        x = self.stem(torch.cat([_like(energies, appearance), appearance], dim=1))
+        appearance = self.appearance(like(contrast, self.appearance.weight))
+        x = self.stem(torch.cat([like(0.2 * energies + 1.4, appearance), appearance], dim=1))  # about -1 to 1
         features = []
         for scale in self.scales:
             x = scale(x)
             features.append(x)
-        return features
+        return features, energies
 
     def _energies(self, grey: Tensor) -> Tensor:
-        """Return log contrast energies (B * N, 3 * FILTERS, H / 4, W / 4), about -1 to 1."""
+        """Return log contrast energies (B * N, 3 * FILTERS, H / 4, W / 4) of images (B * N, 1, H, W)."""
         found = []
         for octave, filters in enumerate(self.filters):
             high_pass = filters - filters.mean(dim=(2, 3), keepdim=True)
@@ -204,7 +179,7 @@ class Encoder(nn.Module):
                 square = functional.avg_pool2d(square, CELL >> octave)
                 grey = functional.avg_pool2d(grey, 2)
             found.append(torch.log(square + ENERGY_FLOOR))
-        return 0.2 * torch.cat(found, dim=1) + 1.4
+        return torch.cat(found, dim=1)
 
 
 class SurfaceConstraint(nn.Module):
@@ -232,12 +207,12 @@ class SurfaceConstraint(nn.Module):
 
     def forward(self, volume: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the volume with the surfaces fused in, theta_grad's gradient and Gamma (B, N, 2, h, w)."""
-        gamma = _each(self.gamma, volume)
+        gamma = each(self.gamma, volume)
         with torch.autocast(volume.device.type, enabled=False):
             surfaces = integrate(gamma.float().unflatten(2, (self.surfaces, 2)))
-            surfaces = _like(surfaces, self.theta_grad.weight)
-            gradient = _each(self.theta_grad, surfaces)
-        fused = volume + _each(self.fuse, torch.cat([0.3 * surfaces, gradient], dim=2))
+            surfaces = like(surfaces, self.theta_grad.weight)
+            gradient = each(self.theta_grad, surfaces)
+        fused = volume + each(self.fuse, torch.cat([0.3 * surfaces, gradient], dim=2))
         return fused, gradient, gamma[:, :, :2]
 
 
@@ -250,6 +225,12 @@ class Head(nn.Module):
         widths = config.widths
         ways = 2 if config.differences else 1
         self.enter = nn.ModuleList(nn.Conv2d(ways * width, width, 1) for width in widths)
+        # Silent at first: weights that were trained without it go on as they are.
+        self.contrast = nn.ModuleList(
+            nn.Conv2d(3 * FILTERS, width, 1, bias=False) for width in widths if config.differences
+        )
+        for layer in self.contrast:
+            nn.init.zeros_(layer.weight)
         self.code = nn.ModuleList(nn.Linear(FOCUS_CODES, width) for width in widths if config.conditioned)
         self.rise = nn.ModuleList(nn.Conv2d(widths[i + 1], widths[i], 1) for i in range(3))
         self.mix = nn.ModuleList(
@@ -257,27 +238,34 @@ class Head(nn.Module):
         )
         self.constraint = SurfaceConstraint(widths[1], config.surfaces) if config.spatial else None
         self.score = nn.Conv2d(widths[0], 1, 3, padding=1)
-        self.guide = _conv(3 * CELL * CELL + widths[0] + 1, 64)
+        self.guide = conv_norm(3 * CELL * CELL + widths[0] + 1, 64)
         self.spread = nn.Conv2d(64, 9 * CELL * CELL, 1)
         self.certainty = Certainty(64 + widths[0])
 
-    def forward(self, features: list[Tensor], images: Tensor, focus_dpt: Tensor, blur_gain: Tensor) -> Prediction:
-        """Return the prediction for features (each (B * N, C, h, w)) of padded images (B, N, 3, H, W)."""
+    def forward(
+        self, features: list[Tensor], energies: Tensor, images: Tensor, focus_dpt: Tensor, blur_gain: Tensor
+    ) -> Prediction:
+        """Return the prediction for what the encoder gives of padded images (B, N, 3, H, W)."""
         batch = images.shape[0]
+        steps = [contrast_steps(energies.unflatten(0, (batch, -1))).flatten(0, 1)]
+        for _ in range(3):
+            steps.append(functional.avg_pool2d(steps[-1], 2))
         code = focus_codes(focus_dpt, blur_gain)
         volume, gradient, gamma = None, None, None
         for i in (3, 2, 1, 0):
             x = features[i].unflatten(0, (batch, -1))
-            x = _each(self.enter[i], focal_differences(x) if self.config.differences else x)
+            x = each(self.enter[i], focal_differences(x) if self.config.differences else x)
+            if self.config.differences:
+                x = x + each(self.contrast[i], like(steps[i], x).unflatten(0, (batch, -1)))
             if self.config.conditioned:
-                x = x + self.code[i](_like(code, x))[..., None, None]
+                x = x + self.code[i](like(code, x))[..., None, None]
             if volume is not None:
-                x = x + _doubled(_each(self.rise[i], volume))
+                x = x + doubled(each(self.rise[i], volume))
             volume = self.mix[i](functional.relu(x))
             if i == 1 and self.constraint is not None:
                 volume, gradient, gamma = self.constraint(volume)
         assert volume is not None
-        probability = torch.softmax(_each(self.score, volume)[:, :, 0].float(), dim=1)
+        probability = torch.softmax(each(self.score, volume)[:, :, 0].float(), dim=1)
         fine = self._refine(probability, volume, images, focus_dpt)
         confidence = self.certainty.confidence(fine[:, 3], fine[:, 1], fine[:, 2])
         return Prediction(fine[:, 0], confidence, probability, gradient, gamma)
@@ -294,10 +282,10 @@ class Head(nn.Module):
         powers = torch.stack([focus_dpt, focus_dpt * focus_dpt, index, index * index], dim=1)
         with torch.autocast(images.device.type, enabled=False):  # depth has more than 8 bits
             moments = torch.einsum("bkn,bnhw->bkhw", powers, probability)
-        cells = _like(_each(_cells, images), volume)
-        share = _like(probability[:, :, None], volume)
+        cells = like(each(to_cells, images), volume)
+        share = like(probability[:, :, None], volume)
         sharp, context = (share * cells).sum(dim=1), (share * volume).sum(dim=1)
-        position = _like(moments[:, 2:3] / (probability.shape[1]), volume)
+        position = like(moments[:, 2:3] / (probability.shape[1]), volume)
         guide = self.guide(torch.cat([sharp, context, position], dim=1))
         logit = self.certainty(torch.cat([guide, context], dim=1), moments, focus_dpt)
         weight = self.spread(guide).float().unflatten(1, (9, CELL * CELL))
@@ -305,26 +293,8 @@ class Head(nn.Module):
         # axis.
         weight = torch.exp(weight - weight.amax(dim=1, keepdim=True))
         weight = weight / weight.sum(dim=1, keepdim=True)
-        fine = _from_neighbours(torch.cat([moments[:, :1], moments[:, 2:]], dim=1), weight)
-        return torch.cat([fine, _from_neighbours(logit, weight.detach())], dim=1)
-
-
-def _from_neighbours(coarse: Tensor, weight: Tensor) -> Tensor:
-    """Return (B, C, H, W): pixels mix the 3 x 3 cells of (B, C, h, w) by weights (B, 9, CELL * CELL, h, w)."""
-    height, width = coarse.shape[-2:]
-    padded = functional.pad(coarse, (1, 1, 1, 1), mode="replicate")
-    fine = torch.zeros_like(weight[:, None, 0])
-    for k in range(9):
-        neighbour = padded[:, :, k // 3 : k // 3 + height, k % 3 : k % 3 + width]
-        fine = fine + weight[:, None, k] * neighbour[:, :, None]
-    return functional.pixel_shuffle(fine.flatten(1, 2), CELL)
-
-
-def pad_to_stride(images: Tensor) -> Tensor:
-    """Return images (..., H, W) with the border repeated below and to the right, H and W multiples of STRIDE."""
-    down, right = (-images.shape[-2] % STRIDE, -images.shape[-1] % STRIDE)
-    flat = functional.pad(images.flatten(0, -4), (0, right, 0, down), mode="replicate")
-    return flat.unflatten(0, images.shape[:-3])
+        fine = from_neighbours(torch.cat([moments[:, :1], moments[:, 2:]], dim=1), weight)
+        return torch.cat([fine, from_neighbours(logit, weight.detach())], dim=1)
 
 
 class DualFocusNet(nn.Module):
@@ -346,7 +316,7 @@ class DualFocusNet(nn.Module):
         """
         height, width = images.shape[-2:]
         images = pad_to_stride(images)
-        features = self.encoder(images.flatten(0, 1))
-        found = self.head(features, images, focus_dpt, blur_gain)
+        features, energies = self.encoder(images.flatten(0, 1))
+        found = self.head(features, energies, images, focus_dpt, blur_gain)
         crop = (slice(None), slice(0, height), slice(0, width))
         return found._replace(inverse_depth=found.inverse_depth[crop], confidence=found.confidence[crop])

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from dualfocus_ros.errors import InputError
+from dualfocus_ros.learning.layers import STRIDE
 from dualfocus_ros.learning.losses import LossWeights
-from dualfocus_ros.learning.network import SIZES, STRIDE, NetworkConfig
+from dualfocus_ros.learning.network import SIZES, NetworkConfig
 
 SWITCHES = ("differences", "spatial", "conditioned")  # of NetworkConfig
 

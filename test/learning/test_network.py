@@ -12,6 +12,7 @@ from torch import Tensor
 from dualfocus_ros.learning.certainty import excess
 from dualfocus_ros.learning.focus import all_in_focus, focus_codes
 from dualfocus_ros.learning.integration import dct_matrix, forward_differences, integrate
+from dualfocus_ros.learning.layers import pad_to_stride
 from dualfocus_ros.learning.network import (
     BASE,
     SMALL,
@@ -19,7 +20,6 @@ from dualfocus_ros.learning.network import (
     NetworkConfig,
     Prediction,
     focal_differences,
-    pad_to_stride,
 )
 
 CPU = torch.device("cpu")

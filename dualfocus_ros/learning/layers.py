@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plain building blocks of the network, and the ways between its grids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+STRIDE = 32  # of the coarsest features: pictures are padded to a multiple of it
+CELL = 4  # pixels a side of the grid on which the focus probability is decided
+
+
+def conv_norm(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    """Return a convolution with normalisation and ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+    )
+
+
+class Residual(nn.Module):
+    """Two convolutions around a shortcut, on slices (B * N, C, h, w), each on its own."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.first = conv_norm(channels, channels)
+        self.second = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features of the same shape."""
+        return functional.relu(x + self.second(self.first(x)))
+
+
+def each(layer: Callable[[Tensor], Tensor], volume: Tensor) -> Tensor:
+    """Apply a 2D layer to every slice of (B, N, C, h, w)."""
+    batch = volume.shape[0]
+    flat = layer(volume.flatten(0, 1))
+    return flat.unflatten(0, (batch, -1))
+
+
+def doubled(volume: Tensor) -> Tensor:
+    """Return (..., 2h, 2w), every cell four times; TensorRT cannot build `interpolate` for a range of sizes."""
+    wide = volume[..., :, None, :, None].expand(*volume.shape[:-1], 2, volume.shape[-1], 2)
+    return wide.flatten(-2).flatten(-3, -2)
+
+
+def to_cells(images: Tensor) -> Tensor:
+    """Return (B * N, 3 * CELL * CELL, H / CELL, W / CELL), as `pixel_unshuffle`; as a convolution it is faster."""
+    kernel = torch.eye(3 * CELL * CELL, device=images.device, dtype=images.dtype)
+    with torch.autocast(images.device.type, enabled=False):
+        return functional.conv2d(images, kernel.unflatten(1, (3, CELL, CELL)), stride=CELL)
+
+
+def like(values: Tensor, other: Tensor) -> Tensor:
+    """Return values in the type of `other`: half precision beyond this point, where the network is exported so."""
+    return values.to(other.dtype)
+
+
+def from_neighbours(coarse: Tensor, weight: Tensor) -> Tensor:
+    """Return (B, C, H, W): pixels mix the 3 x 3 cells of (B, C, h, w) by weights (B, 9, CELL * CELL, h, w)."""
+    height, width = coarse.shape[-2:]
+    padded = functional.pad(coarse, (1, 1, 1, 1), mode="replicate")
+    fine = torch.zeros_like(weight[:, None, 0])
+    for k in range(9):
+        neighbour = padded[:, :, k // 3 : k // 3 + height, k % 3 : k % 3 + width]
+        fine = fine + weight[:, None, k] * neighbour[:, :, None]
+    return functional.pixel_shuffle(fine.flatten(1, 2), CELL)
+
+
+def pad_to_stride(images: Tensor) -> Tensor:
+    """Return images (..., H, W) with the border repeated below and to the right, H and W multiples of STRIDE."""
+    down, right = (-images.shape[-2] % STRIDE, -images.shape[-1] % STRIDE)
+    flat = functional.pad(images.flatten(0, -4), (0, right, 0, down), mode="replicate")
+    return flat.unflatten(0, images.shape[:-3])
