@@ -8,7 +8,7 @@ number of slices from 3 on, any focus positions, any lens and any image size:
              focus_dpt      (slices,) focus positions in dioptres, strictly descending, 0 = infinity
              blur_gain      (1,) diameter of the blur circle in pixels per dioptre of defocus
     outputs  inverse_depth  (height, width) dioptres, 0 = infinity
-             confidence     (height, width) 0..1
+             confidence     (height, width) 0..1: probability that depth is within 10 % of the truth
              all_in_focus   (3, height, width) RGB, 0..1
 """
 
@@ -40,7 +40,7 @@ INPUTS: dict[str, tuple[tuple[str | int, ...], str]] = {
 }
 OUTPUTS: dict[str, tuple[tuple[str | int, ...], str]] = {
     "inverse_depth": (("height", "width"), "dioptres, 0 = infinity"),
-    "confidence": (("height", "width"), "0..1, higher: smaller error"),
+    "confidence": (("height", "width"), "0..1, probability that depth is within 10 % of the truth"),
     "all_in_focus": ((3, "height", "width"), "RGB, 0..1"),
 }
 KEYS = (

@@ -43,7 +43,7 @@ def each(layer: Callable[[Tensor], Tensor], volume: Tensor) -> Tensor:
 
 
 def doubled(volume: Tensor) -> Tensor:
-    """Return (..., 2h, 2w), every cell four times; TensorRT cannot build `interpolate` for a range of sizes."""
+    """Return (..., 2h, 2w), every cell four times. TensorRT-RTX 1.7 cannot build `Resize` for a range of sizes."""
     wide = volume[..., :, None, :, None].expand(*volume.shape[:-1], 2, volume.shape[-1], 2)
     return wide.flatten(-2).flatten(-3, -2)
 
