@@ -44,8 +44,13 @@ def each(layer: Callable[[Tensor], Tensor], volume: Tensor) -> Tensor:
 
 def doubled(volume: Tensor) -> Tensor:
     """Return (..., 2h, 2w), every cell four times. TensorRT-RTX 1.7 cannot build `Resize` for a range of sizes."""
-    wide = volume[..., :, None, :, None].expand(*volume.shape[:-1], 2, volume.shape[-1], 2)
-    return wide.flatten(-2).flatten(-3, -2)
+    width = volume.shape[-1]
+    index = torch.arange(2 * width, device=volume.device)
+    # As a product, columns are doubled several times faster than by copying single numbers; rows are long.
+    twice = (index[None] // 2 == torch.arange(width, device=volume.device)[:, None]).to(volume.dtype)
+    with torch.autocast(volume.device.type, enabled=False):
+        wide = volume @ twice
+    return wide[..., None, :].expand(*wide.shape[:-1], 2, 2 * width).flatten(-3, -2)
 
 
 def to_cells(images: Tensor) -> Tensor:
@@ -61,13 +66,14 @@ def like(values: Tensor, other: Tensor) -> Tensor:
 
 
 def from_neighbours(coarse: Tensor, weight: Tensor) -> Tensor:
-    """Return (B, C, H, W): pixels mix the 3 x 3 cells of (B, C, h, w) by weights (B, 9, CELL * CELL, h, w)."""
+    """Return (B, C, H, W): the mean of the 3 x 3 cells of (B, C, h, w), by weights (B, 9, CELL * CELL, h, w)."""
     height, width = coarse.shape[-2:]
     padded = functional.pad(coarse, (1, 1, 1, 1), mode="replicate")
     fine = torch.zeros_like(weight[:, None, 0])
     for k in range(9):
         neighbour = padded[:, :, k // 3 : k // 3 + height, k % 3 : k % 3 + width]
         fine = fine + weight[:, None, k] * neighbour[:, :, None]
+    fine = fine / weight.sum(dim=1)[:, None]
     return functional.pixel_shuffle(fine.flatten(1, 2), CELL)
 
 

@@ -155,12 +155,16 @@ class Encoder(nn.Module):
 
         H and W are multiples of STRIDE; the energies (B * N, 3 * FILTERS, H / 4, W / 4) are in single precision.
         """
-        images = images.float()
-        brightness = images.mean(dim=(1, 2, 3), keepdim=True).clamp(min=DARKEST)
-        contrast = images / brightness - 1.0
+        grey = images.float().mean(dim=1, keepdim=True)
+        brightness = grey.mean(dim=(2, 3), keepdim=True).clamp(min=DARKEST)
         with torch.autocast(images.device.type, enabled=False):  # 8 bits of mantissa would drown faint texture
-            energies = self._energies(contrast.mean(dim=1, keepdim=True))
-        appearance = self.appearance(like(contrast, self.appearance.weight))
+            energies = self._energies(grey / brightness - 1.0)
+        # The layer on images / brightness - 1, with the picture left as it is: it is larger than what comes out.
+        layer = self.appearance
+        scaled = functional.conv2d(like(images, layer.weight), layer.weight, stride=CELL) / like(
+            brightness, layer.weight
+        )
+        appearance = scaled + (layer.bias - layer.weight.sum(dim=(1, 2, 3)))[:, None, None]
         x = self.stem(torch.cat([like(0.2 * energies + 1.4, appearance), appearance], dim=1))  # about -1 to 1
         features = []
         for scale in self.scales:
@@ -292,7 +296,6 @@ class Head(nn.Module):
         # A softmax over the neighbours, written out: that is several times faster than the operator along this
         # axis.
         weight = torch.exp(weight - weight.amax(dim=1, keepdim=True))
-        weight = weight / weight.sum(dim=1, keepdim=True)
         fine = from_neighbours(torch.cat([moments[:, :1], moments[:, 2:]], dim=1), weight)
         return torch.cat([fine, from_neighbours(logit, weight.detach())], dim=1)
 

@@ -26,7 +26,7 @@ from dualfocus_ros.optics import blur_gain_px_per_dpt
 from dualfocus_ros.types import MIN_SLICES
 
 # Smallest and largest blur from slice to slice, on average over a stack, and largest over all of it; pixels.
-BLUR_STEP_PX = (0.35, 4.5)
+BLUR_STEP_PX = (0.3, 6.0)
 MOST_BLUR_PX = 36.0
 GOLDEN_ANGLE_RAD = math.pi * (3.0 - math.sqrt(5.0))
 # Fixed-point steps that find where a ray of a side view meets a surface; each leaves slope * parallax of the
