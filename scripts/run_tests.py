@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs style, types, tests and the check of the installed package; the last line counts tests over all parts.
 
-Usage: python scripts/run_tests.py [--jobs N] [--only lint|unit|fields|colcon]
+Usage: python scripts/run_tests.py [--jobs N] [--only lint|unit|learning|fields|colcon]
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("lint", "unit", "fields", "colcon")
+PARTS = ("lint", "unit", "learning", "fields", "colcon")
 BIN = Path(sys.executable).parent
 
 
@@ -27,8 +28,17 @@ def lint(reports: Path, jobs: int) -> bool:
 
 
 def unit(reports: Path, jobs: int) -> bool:
-    """Run every test, module by module on `jobs` processes."""
-    return pytest(reports / "unit.xml", ["-n", str(jobs), "--dist", "loadscope"])
+    """Run every test but those of learning, module by module on `jobs` processes."""
+    options = ["-n", str(jobs), "--dist", "loadscope", "--ignore", "test/learning"]
+    return pytest(reports / "unit.xml", options)
+
+
+def learning(reports: Path, jobs: int) -> bool:
+    """Run the tests of learning; on their own, since they would starve nodes that run in real time beside them."""
+    if importlib.util.find_spec("torch") is None:
+        print("left out: PyTorch is not installed, see `make help`")
+        return True
+    return pytest(reports / "learning.xml", ["-n", str(jobs), "--dist", "loadscope", "test/learning"])
 
 
 def fields(reports: Path, jobs: int) -> bool:
@@ -78,7 +88,7 @@ def main() -> int:
     args = parser.parse_args()
     import rclpy  # noqa: F401 - the tests of the nodes would all be skipped without it
 
-    functions = {"lint": lint, "unit": unit, "fields": fields, "colcon": colcon}
+    functions = {"lint": lint, "unit": unit, "learning": learning, "fields": fields, "colcon": colcon}
     broken = []
     with tempfile.TemporaryDirectory(prefix="dualfocus_ros_tests_") as folder:
         for part in [args.only] if args.only else PARTS:

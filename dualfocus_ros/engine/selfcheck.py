@@ -46,7 +46,8 @@ def check_stack() -> AlignedStack:
         images.append(np.rint(255.0 * image.clip(0.0, 1.0)).astype(np.uint8))
     f_px = LENS.focal_length_m / LENS.pixel_pitch_m
     centre = (0.5 * (width - 1), 0.5 * (height - 1))
-    return AlignedStack(tuple(images), None, 1.0 / focus_dpt, Intrinsics(width, height, f_px, f_px, *centre), LENS)
+    focus_m = np.asarray(1.0 / focus_dpt, np.float64)
+    return AlignedStack(tuple(images), None, focus_m, Intrinsics(width, height, f_px, f_px, *centre), LENS)
 
 
 def true_inverse_depth() -> npt.NDArray[np.float64]:

@@ -99,6 +99,7 @@ def small(engine: OnnxEngine, slices: int) -> EngineOutput:
     return engine.infer(stack("room", slices))
 
 
+@pytest.mark.shared
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the validation stacks beside the checkout")
 def test_depth_beats_the_classical_engine_where_it_matters() -> None:
     paths = find_stacks(SHARED)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,10 @@ def test_qos_of_one_topic_leaves_the_others_alone(tmp_path: Path) -> None:
         def subscription(topic: str) -> ReliabilityPolicy:
             return peer.node.get_subscriptions_info_by_topic(topic)[0].qos_profile.reliability
 
-        wait_until(lambda: peer.node.get_subscriptions_info_by_topic("/camera/lens"), 20, lambda: node.output)
+        for topic in ("/camera/lens", "/camera/image_raw"):
+            wait_until(partial(peer.node.get_subscriptions_info_by_topic, topic), 20, lambda: node.output)
+        for topic in ("/dualfocus/depth", "/dualfocus/points"):
+            wait_until(partial(peer.node.get_publishers_info_by_topic, topic), 20, lambda: node.output)
         assert publisher("/dualfocus/depth") == ReliabilityPolicy.BEST_EFFORT
         assert publisher("/dualfocus/points") == ReliabilityPolicy.RELIABLE
         assert subscription("/camera/image_raw") == ReliabilityPolicy.RELIABLE
