@@ -27,7 +27,7 @@ export ROS_LOG_DIR ?= $(abspath $(VENV))/ros_log
 
 help:
 	@echo 'make demo        simulated camera -> depth, live, no ROS or GPU needed; pictures in $(OUTPUT)/'
-	@echo 'make test        style, types, all tests, the installed package (under 10 minutes, 12 with LEARNING=1)'
+	@echo 'make test        style, types, all tests, the installed package (under 10 minutes)'
 	@echo 'make lint        style and types only'
 	@echo 'make test-jazzy  the same as make test, on ROS 2 Jazzy instead of Kilted (Python 3.10 to 3.12)'
 	@echo 'make setup       only make or update the virtual environment'

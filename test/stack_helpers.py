@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from dualfocus_ros.engine.base import EngineOutput
 from dualfocus_ros.stack import FocalStackBuffer
 from dualfocus_ros.types import FocalStack, Intrinsics, LensModel, LensState
 
@@ -19,6 +20,16 @@ def intrinsics(width: int = 32, height: int = 24, fx_px: float = 40.0) -> Intrin
 
 def image(value: int = 0, width: int = 32, height: int = 24) -> np.ndarray:
     return np.full((height, width, 3), value % 256, np.uint8)
+
+
+def copy_of(output: EngineOutput) -> EngineOutput:
+    assert output.all_in_focus is not None
+    return EngineOutput(output.depth_m.copy(), output.confidence.copy(), output.all_in_focus.copy())
+
+
+def assert_arrays_equal(output: EngineOutput, expected: EngineOutput) -> None:
+    for name in ("depth_m", "confidence", "all_in_focus"):
+        np.testing.assert_array_equal(getattr(output, name), getattr(expected, name))
 
 
 class Player:

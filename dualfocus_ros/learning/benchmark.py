@@ -23,12 +23,13 @@ from tabulate import tabulate
 from dualfocus_ros.engine.onnx import physical_cores
 from dualfocus_ros.errors import DualFocusError
 from dualfocus_ros.learning.export import INPUT_NAMES, fold_batch_norms
+from dualfocus_ros.learning.network import DualFocusNet
 from dualfocus_ros.learning.weights import load_network
 
 
-def export_encoder(weights: Path, path: Path, images: torch.Tensor) -> None:
-    """Write the encoder alone, for images (slices, 3, height, width) of this one shape."""
-    encoder = load_network(weights)[0].encoder
+def export_encoder(network: DualFocusNet, path: Path, images: torch.Tensor) -> None:
+    """Write the encoder alone, for images (slices, 3, height, width) of this one shape; folds its norms."""
+    encoder = network.encoder
     fold_batch_norms(encoder)
     program = torch.onnx.export(encoder, (images,), input_names=INPUT_NAMES[:1], dynamo=True, verbose=False)
     assert program is not None
@@ -55,7 +56,7 @@ def main() -> None:
     if args.runs < 1:
         parser.error(f"expected --runs of at least 1, got {args.runs}")
     try:
-        load_network(args.model.with_suffix(".pt"))
+        network, _ = load_network(args.model.with_suffix(".pt"))
     except DualFocusError as error:
         parser.exit(1, f"benchmark: {error}\n")
     shape = (args.slices, 3, args.height, args.width)
@@ -65,7 +66,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         # The network pads its images to multiples of 32; the encoder alone is given such.
         padded = torch.zeros(*shape[:2], *(-(-side // 32) * 32 for side in shape[2:]))
-        export_encoder(args.model.with_suffix(".pt"), Path(folder) / "encoder.onnx", padded)
+        export_encoder(network, Path(folder) / "encoder.onnx", padded)
         graphs = {
             args.model.name: (session(args.model.with_suffix(".onnx"), args.threads), inputs),
             "its encoder": (session(Path(folder) / "encoder.onnx", args.threads), {"images": padded.numpy()}),

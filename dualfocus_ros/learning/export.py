@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from dualfocus_ros.engine.manifest import SelfCheck, write_manifest
+from dualfocus_ros.engine.manifest import INPUTS, OUTPUTS, SelfCheck, write_manifest
 from dualfocus_ros.engine.selfcheck import check_stack, summary_of
 from dualfocus_ros.errors import DualFocusError, EngineError
 from dualfocus_ros.learning.data import SLICE_COUNTS
@@ -35,8 +35,7 @@ from dualfocus_ros.learning.validate import NetworkEngine
 from dualfocus_ros.learning.weights import load_network
 
 OPSET = 18
-INPUT_NAMES = ["images", "focus_dpt", "blur_gain"]
-OUTPUT_NAMES = ["inverse_depth", "confidence", "all_in_focus"]
+INPUT_NAMES, OUTPUT_NAMES = list(INPUTS), list(OUTPUTS)
 # Largest relative error of the exported graphs against PyTorch in single precision.
 TOLERANCES = {"fp32": 1e-4, "fp16": 0.05}
 # What engines may differ by on the self-check, whose cells average over pixels.

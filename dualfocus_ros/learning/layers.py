@@ -26,9 +26,7 @@ class Residual(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.first = conv_norm(channels, channels)
-        self.second = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
-        )
+        self.second = conv_norm(channels, channels)[:2]  # the ReLU comes after the sum
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features of the same shape."""

@@ -12,6 +12,7 @@ dimension (B * N) wherever a layer treats each on its own.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -84,23 +85,18 @@ class Prediction(NamedTuple):
     gamma: Tensor | None
 
 
+def focal_steps(volume: Tensor) -> Tensor:
+    """Return how (B, N, C, h, w) changes from each slice to the next; the last change counts twice."""
+    steps = volume[:, 1:] - volume[:, :-1]
+    return torch.cat([steps, steps[:, -1:]], dim=1)
+
+
 def focal_differences(volume: Tensor) -> Tensor:
     """Return V* (B, N, 2C, h, w) of a volume (B, N, C, h, w): each slice with its step to the next.
 
     V*_n = [V_n, V_{n+1} - V_n] for n < N, and [V_N, V_N - V_{N-1}] for the last.
     """
-    steps = volume[:, 1:] - volume[:, :-1]
-    return torch.cat([volume, torch.cat([steps, steps[:, -1:]], dim=1)], dim=2)
-
-
-def contrast_steps(energies: Tensor) -> Tensor:
-    """Return how log energies (B, N, C, h, w) change from each slice to the next; the last change counts twice.
-
-    Half a pixel of blur changes the contrast of fine texture by some per cent. The features of single slices, in
-    half precision, hardly hold that; differences taken in single precision do.
-    """
-    steps = energies[:, 1:] - energies[:, :-1]
-    return torch.cat([steps, steps[:, -1:]], dim=1)
+    return torch.cat([volume, focal_steps(volume)], dim=2)
 
 
 class FocusMix(nn.Module):
@@ -115,9 +111,7 @@ class FocusMix(nn.Module):
         super().__init__()
         self.first = conv_norm(channels, channels)
         self.whole = nn.Conv2d(2 * channels, channels, 1)
-        self.second = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
-        )
+        self.second = conv_norm(channels, channels)[:2]  # the ReLU comes after the sum
 
     def forward(self, volume: Tensor) -> Tensor:
         """Return features of the same shape (B, N, C, h, w)."""
@@ -229,6 +223,8 @@ class Head(nn.Module):
         widths = config.widths
         ways = 2 if config.differences else 1
         self.enter = nn.ModuleList(nn.Conv2d(ways * width, width, 1) for width in widths)
+        # Half a pixel of blur changes the contrast of fine texture by some per cent. The features of single
+        # slices, in half precision, hardly hold that; steps of log energies, taken in single precision, do.
         # Silent at first: weights that were trained without it go on as they are.
         self.contrast = nn.ModuleList(
             nn.Conv2d(3 * FILTERS, width, 1, bias=False) for width in widths if config.differences
@@ -251,16 +247,14 @@ class Head(nn.Module):
     ) -> Prediction:
         """Return the prediction for what the encoder gives of padded images (B, N, 3, H, W)."""
         batch = images.shape[0]
-        steps = [contrast_steps(energies.unflatten(0, (batch, -1))).flatten(0, 1)]
-        for _ in range(3):
-            steps.append(functional.avg_pool2d(steps[-1], 2))
+        steps = self._contrast_steps(energies.unflatten(0, (batch, -1))) if self.config.differences else []
         code = focus_codes(focus_dpt, blur_gain)
         volume, gradient, gamma = None, None, None
         for i in (3, 2, 1, 0):
             x = features[i].unflatten(0, (batch, -1))
             x = each(self.enter[i], focal_differences(x) if self.config.differences else x)
             if self.config.differences:
-                x = x + each(self.contrast[i], like(steps[i], x).unflatten(0, (batch, -1)))
+                x = x + each(self.contrast[i], like(steps[i], x))
             if self.config.conditioned:
                 x = x + self.code[i](like(code, x))[..., None, None]
             if volume is not None:
@@ -273,6 +267,14 @@ class Head(nn.Module):
         fine = self._refine(probability, volume, images, focus_dpt)
         confidence = self.certainty.confidence(fine[:, 3], fine[:, 1], fine[:, 2])
         return Prediction(fine[:, 0], confidence, probability, gradient, gamma)
+
+    @staticmethod
+    def _contrast_steps(energies: Tensor) -> list[Tensor]:
+        """Return the focal steps of log energies (B, N, C, h, w) at each scale, finest first."""
+        steps = [focal_steps(energies)]
+        for _ in range(3):
+            steps.append(each(partial(functional.avg_pool2d, kernel_size=2), steps[-1]))
+        return steps
 
     def _refine(self, probability: Tensor, volume: Tensor, images: Tensor, focus_dpt: Tensor) -> Tensor:
         """Return (B, 4, H, W): inverse depth, mean and mean square of the slice index, logit of confidence.
@@ -289,7 +291,7 @@ class Head(nn.Module):
         cells = like(each(to_cells, images), volume)
         share = like(probability[:, :, None], volume)
         sharp, context = (share * cells).sum(dim=1), (share * volume).sum(dim=1)
-        position = like(moments[:, 2:3] / (probability.shape[1]), volume)
+        position = like(moments[:, 2:3] / probability.shape[1], volume)
         guide = self.guide(torch.cat([sharp, context, position], dim=1))
         logit = self.certainty(torch.cat([guide, context], dim=1), moments, focus_dpt)
         weight = self.spread(guide).float().unflatten(1, (9, CELL * CELL))

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dualfocus_ros.camera.lightfield import pupil_points
 from dualfocus_ros.errors import ParameterError
 from dualfocus_ros.learning.pictures import Layer
 from dualfocus_ros.learning.scenes import SceneLimits, Surface, random_scene
@@ -28,7 +29,6 @@ from dualfocus_ros.types import MIN_SLICES
 # Smallest and largest blur from slice to slice, on average over a stack, and largest over all of it; pixels.
 BLUR_STEP_PX = (0.3, 6.0)
 MOST_BLUR_PX = 36.0
-GOLDEN_ANGLE_RAD = math.pi * (3.0 - math.sqrt(5.0))
 # Fixed-point steps that find where a ray of a side view meets a surface; each leaves slope * parallax of the
 # error.
 INTERSECTION_STEPS = 3
@@ -121,22 +121,16 @@ def pupil(rng: np.random.Generator, count: int) -> npt.NDArray[np.float64]:
     """
     kind, turn = rng.random(), rng.uniform(0, 2 * np.pi)
     if kind < 0.5:
-        return _spiral(count)
+        return pupil_points(count, 2.0)
     if kind < 0.75:  # polygon of 5 to 9 blades
         blades = int(rng.integers(5, 10))
-        points = _spiral(round(count * 1.25))
+        points = pupil_points(round(count * 1.25), 2.0)
         angle = np.arctan2(points[:, 1], points[:, 0]) + turn
         edge = math.cos(np.pi / blades) / np.cos((angle % (2 * np.pi / blades)) - np.pi / blades)
         return points[np.hypot(*points.T) <= edge]
     shift = rng.uniform(0.1, 0.7) * np.array([np.cos(turn), np.sin(turn)])  # cat's eye: two discs
-    points = _spiral(round(count * 1.4))
+    points = pupil_points(round(count * 1.4), 2.0)
     return points[np.hypot(*(points - shift).T) <= 1.0]
-
-
-def _spiral(count: int) -> npt.NDArray[np.float64]:
-    k = np.arange(count)
-    radius = np.sqrt((k + 0.5) / count)
-    return np.column_stack([radius * np.cos(k * GOLDEN_ANGLE_RAD), radius * np.sin(k * GOLDEN_ANGLE_RAD)])
 
 
 class LightField:

@@ -40,8 +40,10 @@ TEXTURES = 500
 SAVE_EVERY_S = 60.0
 # While one process validates or writes, the others wait.
 PATIENCE = timedelta(hours=2)
-STATE = ("model", "averaged", "optimiser", "step", "stacks", "seconds")
-KEYS = ("config", "network", "weights", *STATE)
+KEYS = (
+    *("config", "network", "weights"),
+    *("model", "averaged", "optimiser", "step", "stacks", "seconds"),
+)
 
 
 def load_checkpoint(run: Path, device: torch.device) -> dict[str, Any] | None:

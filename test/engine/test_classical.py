@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from stack_helpers import assert_arrays_equal, copy_of
 from synthetic_stacks import FOCUS_M, LENS, SHAPE, aligned, quantised, render, texture
 
 from dualfocus_ros.engine.classical import ClassicalEngine
@@ -184,17 +185,11 @@ def test_results_are_fresh_and_inputs_are_left_alone() -> None:
     copies = [i.copy() for i in first]
     with ClassicalEngine() as engine:
         output = engine.infer(aligned(first))
-        kept = [a.copy() for a in (output.depth_m, output.confidence, output.all_in_focus)]
+        kept = copy_of(output)
         engine.infer(aligned(second))
         again = engine.infer(aligned(first))
-    for a, b, c in zip(
-        (output.depth_m, output.confidence, output.all_in_focus),
-        kept,
-        (again.depth_m, again.confidence, again.all_in_focus),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(a, b)
-        np.testing.assert_array_equal(c, b)
+    assert_arrays_equal(output, kept)
+    assert_arrays_equal(again, kept)
     assert all((i == c).all() for i, c in zip(first, copies, strict=True))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from stack_helpers import assert_arrays_equal, copy_of
 from synthetic_stacks import LENS, aligned, intrinsics
 
 from dualfocus_ros.engine import onnx as onnx_engine
@@ -195,19 +196,13 @@ def test_results_are_fresh_inputs_left_alone_and_the_buffer_follows_the_shape(mo
     copies = [i.copy() for i in first]
     with OnnxEngine(model) as engine:
         output = engine.infer(aligned(first, FOCUS_M, valid=seen))
-        kept = [a.copy() for a in (output.depth_m, output.confidence, output.all_in_focus)]
+        kept = copy_of(output)
         check(engine.infer(aligned(small, FOCUS_M[:3])), planes(small), FOCUS_M[:3])
         grey = pictures(SHAPE, seed=3)
         check(engine.infer(aligned(grey, FOCUS_M)), planes(grey))
         again = engine.infer(aligned(first, FOCUS_M, valid=seen))
-    for a, b, c in zip(
-        (output.depth_m, output.confidence, output.all_in_focus),
-        kept,
-        (again.depth_m, again.confidence, again.all_in_focus),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(a, b)
-        np.testing.assert_array_equal(c, b)
+    assert_arrays_equal(output, kept)
+    assert_arrays_equal(again, kept)
     assert all((i == c).all() for i, c in zip(first, copies, strict=True))
 
 
