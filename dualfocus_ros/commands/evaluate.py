@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where the field of view of a slice comes from: auto, camera_info, thin_lens or none "
         "(camera_info: what meta.json says)",
     )
+    parser.add_argument("--bands", action="store_true", help="also show the errors by distance")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every number, per stack, as JSON")
 
 
@@ -34,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     import sys
 
     from dualfocus_ros.engine.pick import describe
-    from dualfocus_ros.evaluation.report import text_table, write_json
+    from dualfocus_ros.evaluation.report import band_table, text_table, write_json
     from dualfocus_ros.evaluation.stacks import StackResult, evaluate_stacks
     from dualfocus_ros.stackio import find_stacks
 
@@ -50,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
             print(describe(engine, asked), file=sys.stderr, flush=True)
             evaluations.append(evaluate_stacks(engine, paths, args.breathing, show))
     print(text_table(evaluations))
+    if args.bands:
+        print(f"\n{band_table(evaluations)}")
     skipped = evaluations[0].without_truth
     if skipped:
         print(f"\n{len(skipped)} stacks left out, they have no depth.png: {', '.join(map(str, skipped))}")

@@ -13,6 +13,7 @@ from typing import Any
 from tabulate import tabulate
 
 from dualfocus_ros.errors import EvaluationError
+from dualfocus_ros.evaluation.bands import BandScore
 from dualfocus_ros.evaluation.metrics import DepthMetrics
 from dualfocus_ros.evaluation.stacks import Evaluation, GroupResult
 
@@ -63,6 +64,24 @@ def text_table(evaluations: Sequence[Evaluation]) -> str:
     headers = ["stacks", "engine", *(title for title, _, _ in COLUMNS), "ms"]
     table: str = tabulate(rows, headers, tablefmt="github", disable_numparse=True, stralign="right")
     return f"{table}\n\n{LEGEND}" + (f"\n\n{_ratio_table(evaluations)}" if len(evaluations) > 1 else "")
+
+
+def band_table(evaluations: Sequence[Evaluation]) -> str:
+    """Return a table of the errors of every family in bands of distance, engines side by side.
+
+    Raises:
+        EvaluationError: as `text_table`.
+    """
+    _check_comparable(evaluations)
+    rows = []
+    for i, family in enumerate(evaluations[0].families()):
+        for band, score in enumerate(family.bands):
+            scores = [e.families()[i].bands[band] for e in evaluations]
+            cells = [f"{s.abs_rel:.4f} ({s.bias:+.3f})" if s.pixels else "-" for s in scores]
+            rows.append([family.name, f"{score.near_m:.2f} - {score.far_m:.2f}", score.pixels, *cells])
+    headers = ["stacks", "true depth m", "pixels", *(e.engine for e in evaluations)]
+    table: str = tabulate(rows, headers, tablefmt="github", disable_numparse=True, stralign="right")
+    return f"{table}\n\nAbsRel and, in brackets, mean of error / truth: below 0, depth comes out too near."
 
 
 def _ratio_table(evaluations: Sequence[Evaluation]) -> str:
@@ -141,7 +160,13 @@ def _document(evaluation: Evaluation) -> dict[str, Any]:
         "total": _group(evaluation.total()),
         "families": {g.name: _group(g) for g in evaluation.families()},
         "stacks": [
-            {"path": str(s.path), "family": s.family, "runtime_s": s.runtime_s, **_numbers(s.metrics)}
+            {
+                "path": str(s.path),
+                "family": s.family,
+                "runtime_s": s.runtime_s,
+                **_numbers(s.metrics),
+                "bands": [_numbers(band) for band in s.bands],
+            }
             for s in evaluation.stacks
         ],
         "without_truth": [str(p) for p in evaluation.without_truth],
@@ -158,8 +183,13 @@ def _ratio_document(evaluation: Evaluation, first: Evaluation) -> dict[str, Any]
 
 
 def _group(group: GroupResult) -> dict[str, Any]:
-    return {"count": group.count, "runtime_s": group.runtime_s, **_numbers(group.metrics)}
+    return {
+        "count": group.count,
+        "runtime_s": group.runtime_s,
+        **_numbers(group.metrics),
+        "bands": [_numbers(band) for band in group.bands],
+    }
 
 
-def _numbers(metrics: DepthMetrics) -> dict[str, float | None]:
+def _numbers(metrics: DepthMetrics | BandScore) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in asdict(metrics).items()}

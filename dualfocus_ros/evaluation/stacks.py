@@ -14,6 +14,7 @@ from dualfocus_ros.align import Breathing
 from dualfocus_ros.engine.base import DepthEngine
 from dualfocus_ros.errors import DualFocusError, EvaluationError
 from dualfocus_ros.estimator import DepthEstimator, EstimatorConfig
+from dualfocus_ros.evaluation.bands import BandScore, score_bands
 from dualfocus_ros.evaluation.metrics import DepthMetrics, score
 from dualfocus_ros.stackio import StoredStack, load_stack
 from dualfocus_ros.types import FloatImage
@@ -27,22 +28,25 @@ class StackResult:
     family: str
     metrics: DepthMetrics
     runtime_s: float
+    bands: tuple[BandScore, ...] = ()
 
 
 @dataclass(frozen=True)
 class GroupResult:
-    """Means over the stacks of a group; the runtime is their median."""
+    """Means over the stacks of a group; the runtime is their median, bands of distance are over all pixels."""
 
     name: str
     count: int
     metrics: DepthMetrics
     runtime_s: float
+    bands: tuple[BandScore, ...] = ()
 
     @classmethod
     def of(cls, name: str, stacks: list[StackResult]) -> GroupResult:
         """Average over `stacks`; raise EvaluationError if there are none."""
         metrics = DepthMetrics.mean([s.metrics for s in stacks])
-        return cls(name, len(stacks), metrics, float(np.median([s.runtime_s for s in stacks])))
+        bands = tuple(BandScore.merged(scores) for scores in zip(*(s.bands for s in stacks), strict=True))
+        return cls(name, len(stacks), metrics, float(np.median([s.runtime_s for s in stacks])), bands)
 
 
 @dataclass(frozen=True)
@@ -114,10 +118,10 @@ def _evaluate_one(
     estimate = estimator.estimate(stored.stack)
     runtime_s = time.perf_counter() - start
     focus_m = stored.stack.focus_distance_m
+    focus_range_m = (float(focus_m.min()), float(focus_m.max()))
     try:
-        metrics = score(
-            estimate.depth_m, truth_m, (float(focus_m.min()), float(focus_m.max())), estimate.confidence
-        )
+        metrics = score(estimate.depth_m, truth_m, focus_range_m, estimate.confidence)
+        bands = score_bands(estimate.depth_m, truth_m, focus_range_m)
     except DualFocusError as error:
         raise EvaluationError(f"{stored.path}: {error}") from error
-    return StackResult(stored.path, stored.family, metrics, runtime_s)
+    return StackResult(stored.path, stored.family, metrics, runtime_s, bands)

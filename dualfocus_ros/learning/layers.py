@@ -67,10 +67,10 @@ def from_neighbours(coarse: Tensor, weight: Tensor) -> Tensor:
     """Return (B, C, H, W): the mean of the 3 x 3 cells of (B, C, h, w), by weights (B, 9, CELL * CELL, h, w)."""
     height, width = coarse.shape[-2:]
     padded = functional.pad(coarse, (1, 1, 1, 1), mode="replicate")
-    fine = torch.zeros_like(weight[:, None, 0])
-    for k in range(9):
+    fine = torch.zeros((), dtype=weight.dtype, device=weight.device)
+    for k, share in enumerate(weight.unbind(dim=1)):  # slices of it would fill its gradient nine times
         neighbour = padded[:, :, k // 3 : k // 3 + height, k % 3 : k % 3 + width]
-        fine = fine + weight[:, None, k] * neighbour[:, :, None]
+        fine = fine + share[:, None] * neighbour[:, :, None]
     fine = fine / weight.sum(dim=1)[:, None]
     return functional.pixel_shuffle(fine.flatten(1, 2), CELL)
 

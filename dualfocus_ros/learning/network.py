@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dualfocus_ros.learning.certainty import Certainty
+from dualfocus_ros.learning.detail import Detail, Told
 from dualfocus_ros.learning.focus import FOCUS_CODES, focus_codes
 from dualfocus_ros.learning.integration import integrate
 from dualfocus_ros.learning.layers import (
@@ -144,15 +145,16 @@ class Encoder(nn.Module):
             down = [conv_norm(widths[i - 1], width, 3, 2)] if i > 0 else []
             self.scales.append(nn.Sequential(*down, *(Residual(width) for _ in range(config.blocks))))
 
-    def forward(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Return features, finest first, and log energies, of images (B * N, 3, H, W), 0..1.
+    def forward(self, images: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Return features, finest first, and log energies, coarse and fine, of images (B * N, 3, H, W), 0..1.
 
-        H and W are multiples of STRIDE; the energies (B * N, 3 * FILTERS, H / 4, W / 4) are in single precision.
+        H and W are multiples of STRIDE; the energies (B * N, 3 * FILTERS, H / 4, W / 4) and
+        (B * N, ENERGIES, H / 2, W / 2) are in single precision.
         """
         grey = images.float().mean(dim=1, keepdim=True)
         brightness = grey.mean(dim=(2, 3), keepdim=True).clamp(min=DARKEST)
         with torch.autocast(images.device.type, enabled=False):  # 8 bits of mantissa would drown faint texture
-            energies = self._energies(grey / brightness - 1.0)
+            energies, fine = self._energies(grey / brightness - 1.0)
         # The layer on images / brightness - 1, with the picture left as it is: it is larger than what comes out.
         layer = self.appearance
         scaled = functional.conv2d(like(images, layer.weight), layer.weight, stride=CELL) / like(
@@ -164,20 +166,23 @@ class Encoder(nn.Module):
         for scale in self.scales:
             x = scale(x)
             features.append(x)
-        return features, energies
+        return features, energies, fine
 
-    def _energies(self, grey: Tensor) -> Tensor:
-        """Return log contrast energies (B * N, 3 * FILTERS, H / 4, W / 4) of images (B * N, 1, H, W)."""
-        found = []
+    def _energies(self, grey: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log contrast energies of images (B * N, 1, H, W): all at H / 4, the finest means at H / 2."""
+        found, fine = [], []
         for octave, filters in enumerate(self.filters):
             high_pass = filters - filters.mean(dim=(2, 3), keepdim=True)
             square = functional.conv2d(functional.pad(grey, (1, 1, 1, 1), mode="replicate"), high_pass)
             square = square * square
             if octave < 2:
-                square = functional.avg_pool2d(square, CELL >> octave)
+                if octave < 1:
+                    square = functional.avg_pool2d(square, 2)
+                fine.append(square.mean(dim=1, keepdim=True))
+                square = functional.avg_pool2d(square, 2)
                 grey = functional.avg_pool2d(grey, 2)
             found.append(torch.log(square + ENERGY_FLOOR))
-        return torch.cat(found, dim=1)
+        return torch.cat(found, dim=1), torch.log(torch.cat(fine, dim=1) + ENERGY_FLOOR)
 
 
 class SurfaceConstraint(nn.Module):
@@ -241,13 +246,19 @@ class Head(nn.Module):
         self.guide = conv_norm(3 * CELL * CELL + widths[0] + 1, 64)
         self.spread = nn.Conv2d(64, 9 * CELL * CELL, 1)
         self.certainty = Certainty(64 + widths[0])
+        self.detail = Detail(64 + widths[0])
 
     def forward(
-        self, features: list[Tensor], energies: Tensor, images: Tensor, focus_dpt: Tensor, blur_gain: Tensor
+        self,
+        features: list[Tensor],
+        energies: tuple[Tensor, Tensor],
+        images: Tensor,
+        focus_dpt: Tensor,
+        blur_gain: Tensor,
     ) -> Prediction:
         """Return the prediction for what the encoder gives of padded images (B, N, 3, H, W)."""
         batch = images.shape[0]
-        steps = self._contrast_steps(energies.unflatten(0, (batch, -1))) if self.config.differences else []
+        steps = self._contrast_steps(energies[0].unflatten(0, (batch, -1))) if self.config.differences else []
         code = focus_codes(focus_dpt, blur_gain)
         volume, gradient, gamma = None, None, None
         for i in (3, 2, 1, 0):
@@ -264,9 +275,12 @@ class Head(nn.Module):
                 volume, gradient, gamma = self.constraint(volume)
         assert volume is not None
         probability = torch.softmax(each(self.score, volume)[:, :, 0].float(), dim=1)
-        fine = self._refine(probability, volume, images, focus_dpt)
-        confidence = self.certainty.confidence(fine[:, 3], fine[:, 1], fine[:, 2])
-        return Prediction(fine[:, 0], confidence, probability, gradient, gamma)
+        fine, logit, told = self._refine(probability, volume, images, focus_dpt)
+        correction, doubt = self.detail(told, energies[1].unflatten(0, (batch, -1)), probability, fine)
+        depth = fine[:, 0] + correction * fine[:, 3]
+        depth = depth.minimum(focus_dpt[:, :1, None]).maximum(focus_dpt[:, -1:, None])
+        confidence = self.certainty.confidence(logit + doubt, fine[:, 1], fine[:, 2])
+        return Prediction(depth, confidence, probability, gradient, gamma)
 
     @staticmethod
     def _contrast_steps(energies: Tensor) -> list[Tensor]:
@@ -276,16 +290,21 @@ class Head(nn.Module):
             steps.append(each(partial(functional.avg_pool2d, kernel_size=2), steps[-1]))
         return steps
 
-    def _refine(self, probability: Tensor, volume: Tensor, images: Tensor, focus_dpt: Tensor) -> Tensor:
-        """Return (B, 4, H, W): inverse depth, mean and mean square of the slice index, logit of confidence.
+    def _refine(
+        self, probability: Tensor, volume: Tensor, images: Tensor, focus_dpt: Tensor
+    ) -> tuple[Tensor, Tensor, Told]:
+        """Return (B, 4, H, W), logit of confidence (B, H, W), and what this was told from.
 
+        The four are inverse depth, mean and mean square of the slice index, distance of slices in dioptres.
         Each pixel takes a convex mean of the 3 x 3 cells around it (Teed and Deng, "RAFT", ECCV 2020), guided by
         the sharp composite sum_n p_n I_n. Since that is linear in p, it is the depth sum_n p_n f_n of the refined
         p.
         """
         index = torch.arange(probability.shape[1], device=probability.device, dtype=probability.dtype)
         index = index.expand_as(focus_dpt)
-        powers = torch.stack([focus_dpt, focus_dpt * focus_dpt, index, index * index], dim=1)
+        gap = focus_dpt[:, :-1] - focus_dpt[:, 1:]
+        step = 0.5 * (torch.cat([gap[:, :1], gap], dim=1) + torch.cat([gap, gap[:, -1:]], dim=1))
+        powers = torch.stack([focus_dpt, focus_dpt * focus_dpt, index, index * index, step], dim=1)
         with torch.autocast(images.device.type, enabled=False):  # depth has more than 8 bits
             moments = torch.einsum("bkn,bnhw->bkhw", powers, probability)
         cells = like(each(to_cells, images), volume)
@@ -293,13 +312,15 @@ class Head(nn.Module):
         sharp, context = (share * cells).sum(dim=1), (share * volume).sum(dim=1)
         position = like(moments[:, 2:3] / probability.shape[1], volume)
         guide = self.guide(torch.cat([sharp, context, position], dim=1))
-        logit = self.certainty(torch.cat([guide, context], dim=1), moments, focus_dpt)
+        features = torch.cat([guide, context], dim=1)
+        logit = self.certainty(features, moments[:, :4], focus_dpt)
         weight = self.spread(guide).float().unflatten(1, (9, CELL * CELL))
         # A softmax over the neighbours, written out: that is several times faster than the operator along this
         # axis.
         weight = torch.exp(weight - weight.amax(dim=1, keepdim=True))
         fine = from_neighbours(torch.cat([moments[:, :1], moments[:, 2:]], dim=1), weight)
-        return torch.cat([fine, from_neighbours(logit, weight.detach())], dim=1)
+        logit = from_neighbours(logit, weight.detach())[:, 0]
+        return fine, logit, Told(features, functional.pixel_shuffle(sharp, CELL))
 
 
 class DualFocusNet(nn.Module):
@@ -321,7 +342,7 @@ class DualFocusNet(nn.Module):
         """
         height, width = images.shape[-2:]
         images = pad_to_stride(images)
-        features, energies = self.encoder(images.flatten(0, 1))
-        found = self.head(features, energies, images, focus_dpt, blur_gain)
+        features, *energies = self.encoder(images.flatten(0, 1))
+        found = self.head(features, (energies[0], energies[1]), images, focus_dpt, blur_gain)
         crop = (slice(None), slice(0, height), slice(0, width))
         return found._replace(inverse_depth=found.inverse_depth[crop], confidence=found.confidence[crop])

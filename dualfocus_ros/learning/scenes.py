@@ -141,7 +141,7 @@ def random_scene(rng: np.random.Generator, limits: SceneLimits, textures: int) -
     # Depth may be uniform in dioptres, or in metres, which crowds things towards the far end.
     in_metres = rng.random() < 0.7
     surfaces = _background(rng, limits, textures, in_metres)
-    count = int(rng.choice([0, 1, 2, 3, 5, 8, 12], p=[0.08, 0.1, 0.16, 0.22, 0.22, 0.14, 0.08]))
+    count = int(rng.choice([0, 1, 2, 3, 5, 8, 12, 20], p=[0.05, 0.06, 0.1, 0.16, 0.2, 0.19, 0.14, 0.1]))
     for _ in range(count):
         surfaces.append(_object(rng, limits, textures, in_metres))
     return surfaces
@@ -212,8 +212,8 @@ def _background(rng: np.random.Generator, limits: SceneLimits, textures: int, in
 def _object(rng: np.random.Generator, limits: SceneLimits, textures: int, in_metres: bool) -> Surface:
     width, height = limits.size_px
     span = limits.near_dpt - limits.far_dpt
-    outline = str(rng.choice(OUTLINES[1:], p=[0.3, 0.27, 0.12, 0.08, 0.06, 0.12, 0.05]))
-    half = np.exp(rng.uniform(np.log(0.05), np.log(0.45), 2)) * min(width, height)
+    outline = str(rng.choice(OUTLINES[1:], p=[0.27, 0.25, 0.2, 0.07, 0.06, 0.1, 0.05]))
+    half = np.exp(rng.uniform(np.log(0.035), np.log(0.45), 2)) * min(width, height)
     if outline == "rod":
         half = np.array(
             [rng.uniform(0.2, 0.8) * min(width, height), np.exp(rng.uniform(np.log(0.7), np.log(14.0)))]
