@@ -34,6 +34,7 @@ from dualfocus_ros.learning.layers import (
     pad_to_stride,
     to_cells,
 )
+from dualfocus_ros.learning.propagation import Propagation
 
 FILTERS = 8  # high-pass filters of each octave of the stem
 # Contrast below this (of the mean brightness, squared) counts as none: a tenth of a grey level of 8 bits.
@@ -246,6 +247,7 @@ class Head(nn.Module):
         self.guide = conv_norm(3 * CELL * CELL + widths[0] + 1, 64)
         self.spread = nn.Conv2d(64, 9 * CELL * CELL, 1)
         self.certainty = Certainty(64 + widths[0])
+        self.propagation = Propagation(64 + widths[0])
         self.detail = Detail(64 + widths[0])
 
     def forward(
@@ -298,7 +300,7 @@ class Head(nn.Module):
         The four are inverse depth, mean and mean square of the slice index, distance of slices in dioptres.
         Each pixel takes a convex mean of the 3 x 3 cells around it (Teed and Deng, "RAFT", ECCV 2020), guided by
         the sharp composite sum_n p_n I_n. Since that is linear in p, it is the depth sum_n p_n f_n of the refined
-        p.
+        p. Before that, `Propagation` carries it to where the network is less sure.
         """
         index = torch.arange(probability.shape[1], device=probability.device, dtype=probability.dtype)
         index = index.expand_as(focus_dpt)
@@ -314,6 +316,8 @@ class Head(nn.Module):
         guide = self.guide(torch.cat([sharp, context, position], dim=1))
         features = torch.cat([guide, context], dim=1)
         logit = self.certainty(features, moments[:, :4], focus_dpt)
+        colour = sharp.unflatten(1, (3, CELL * CELL)).mean(dim=2)
+        moments, logit = self.propagation(features, colour, moments[:, 2:3], logit, moments)
         weight = self.spread(guide).float().unflatten(1, (9, CELL * CELL))
         # A softmax over the neighbours, written out: that is several times faster than the operator along this
         # axis.

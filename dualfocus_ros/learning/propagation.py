@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Carries depth from where the network is sure of it to where it is not, along surfaces of one look."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+DILATIONS = (4, 2, 1)  # cells; coarse to fine
+ROUNDS = 2
+LEARNT = 5  # channels of the embedding beside colour
+# At first, colours this far apart (of full scale) and depths this far apart (in slices) are of other surfaces, and
+# a cell takes from the others exp(-STAY) times what it keeps.
+COLOUR_APART, SLICES_APART, STAY = 0.05, 1.5, 5.0
+LEAST_LOG, MOST_LOG = -12.0, 12.0
+
+
+class Propagation(nn.Module):
+    """Replaces what each cell says by a mean over the cells around it, weighted by trust and by likeness.
+
+    A normalised convolution (Knutsson and Westin, CVPR 1993) whose kernel follows the picture, as in the spatial
+    propagation of Cheng et al. (CSPN, ECCV 2018): trust and trust times value diffuse over the 3 x 3 cells at
+    DILATIONS, ROUNDS times, and are divided at the end. Every result is a convex mean of what went in.
+    """
+
+    def __init__(self, channels: int):
+        """Take the number of channels of the features."""
+        super().__init__()
+        self.embed = nn.Conv2d(channels, LEARNT, 1)
+        self.stay = nn.Conv2d(channels, len(DILATIONS), 1)
+        self.trust = nn.Conv2d(channels, 1, 1)
+        for layer in (self.stay, self.trust):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        nn.init.constant_(self.stay.bias, STAY)
+        nn.init.normal_(self.embed.weight, std=0.02)
+        self.colour = nn.Parameter(torch.full((1,), 0.5**0.5 / COLOUR_APART))
+        self.level = nn.Parameter(torch.full((1,), 0.5**0.5 / SLICES_APART))
+        self.sure = nn.Parameter(torch.full((1,), 2.0))
+        self.lift = nn.Parameter(torch.zeros(1))
+
+    def forward(
+        self, features: Tensor, colour: Tensor, index: Tensor, logit: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the values after propagation, (B, K, h, w), and the logit of their confidence, (B, 1, h, w).
+
+        Args:
+            features: (B, channels, h, w).
+            colour: (B, 3, h, w) of each cell, 0..1.
+            index: (B, 1, h, w) mean slice index.
+            logit: (B, 1, h, w) of the confidence of the values; nothing of what is learnt here reaches it.
+            values: (B, K, h, w).
+        """
+        embedding, stay, trust = (layer(features).float() for layer in (self.embed, self.stay, self.trust))
+        embedding = torch.cat([self.colour * colour.float(), self.level * index.detach(), embedding], dim=1)
+        log_trust = self.sure * functional.logsigmoid(logit.detach()) + trust
+        weight = torch.exp(log_trust.clamp(LEAST_LOG, MOST_LOG))
+        kernels = [self._kernel(embedding, stay[:, i : i + 1], d) for i, d in enumerate(DILATIONS)]
+        carried = torch.cat([weight, weight * values], dim=1)
+        for _ in range(ROUNDS):
+            for kernel, dilation in zip(kernels, DILATIONS, strict=True):
+                shares = zip(kernel.unbind(dim=1), _around(carried, dilation), strict=True)
+                carried = sum((share[:, None] * near for share, near in shares), torch.zeros_like(carried))
+        found = carried[:, 1:] / carried[:, :1]
+        gained = torch.log(carried[:, :1]) - log_trust.clamp(LEAST_LOG, MOST_LOG)
+        return found, logit + self.lift * gained.detach()
+
+    @staticmethod
+    def _kernel(embedding: Tensor, stay: Tensor, dilation: int) -> Tensor:
+        """Return the shares (B, 9, h, w) of the 3 x 3 cells at a dilation, summing to 1; the fifth is the cell."""
+        apart = [(near - embedding).square().sum(dim=1, keepdim=True) for near in _around(embedding, dilation)]
+        apart[4] = apart[4] - stay
+        return torch.softmax(-torch.cat(apart, dim=1), dim=1)
+
+
+def _around(values: Tensor, dilation: int) -> list[Tensor]:
+    """Return nine views of (B, C, h, w), shifted by the 3 x 3 cells at a dilation; the border is repeated."""
+    height, width = values.shape[-2:]
+    padded = functional.pad(values, (dilation,) * 4, mode="replicate")
+    return [
+        padded[..., dilation * i : dilation * i + height, dilation * j : dilation * j + width]
+        for i in range(3)
+        for j in range(3)
+    ]
