@@ -58,6 +58,25 @@ def to_cells(images: Tensor) -> Tensor:
         return functional.conv2d(images, kernel.unflatten(1, (3, CELL, CELL)), stride=CELL)
 
 
+def pairs_energy(padded: Tensor, filters: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what F filters find in 2 x 2 pixels: mean squares (B, F, H / 2, W / 2), and their mean (B, 1, ...).
+
+    The four pixels are channels: runtimes pad channels to 16, and the F of a full-size picture would be few.
+
+    Args:
+        padded: (B, 1, H + 2, W + 2).
+        filters: (F, 1, 3, 3).
+    """
+    count = len(filters)
+    shifted = [functional.pad(filters, (j, 1 - j, i, 1 - i)) for i in (0, 1) for j in (0, 1)]
+    square = functional.conv2d(padded, torch.cat(shifted), stride=2)
+    square = square * square
+    each_filter = torch.eye(count, device=filters.device, dtype=filters.dtype).repeat(1, 4) / 4.0
+    means = torch.cat([each_filter, each_filter.mean(dim=0, keepdim=True)])[:, :, None, None]
+    found = functional.conv2d(square, means)
+    return found[:, :count], found[:, count:]
+
+
 def like(values: Tensor, other: Tensor) -> Tensor:
     """Return values in the type of `other`: half precision beyond this point, where the network is exported so."""
     return values.to(other.dtype)

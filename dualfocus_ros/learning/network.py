@@ -32,6 +32,7 @@ from dualfocus_ros.learning.layers import (
     from_neighbours,
     like,
     pad_to_stride,
+    pairs_energy,
     to_cells,
 )
 from dualfocus_ros.learning.propagation import Propagation
@@ -174,12 +175,15 @@ class Encoder(nn.Module):
         found, fine = [], []
         for octave, filters in enumerate(self.filters):
             high_pass = filters - filters.mean(dim=(2, 3), keepdim=True)
-            square = functional.conv2d(functional.pad(grey, (1, 1, 1, 1), mode="replicate"), high_pass)
-            square = square * square
+            padded = functional.pad(grey, (1, 1, 1, 1), mode="replicate")
+            if octave == 0:
+                square, mean = pairs_energy(padded, high_pass)
+            else:
+                square = functional.conv2d(padded, high_pass)
+                square = square * square
+                mean = square.mean(dim=1, keepdim=True)
             if octave < 2:
-                if octave < 1:
-                    square = functional.avg_pool2d(square, 2)
-                fine.append(square.mean(dim=1, keepdim=True))
+                fine.append(mean)
                 square = functional.avg_pool2d(square, 2)
                 grey = functional.avg_pool2d(grey, 2)
             found.append(torch.log(square + ENERGY_FLOOR))
@@ -317,12 +321,13 @@ class Head(nn.Module):
         features = torch.cat([guide, context], dim=1)
         logit = self.certainty(features, moments[:, :4], focus_dpt)
         colour = sharp.unflatten(1, (3, CELL * CELL)).mean(dim=2)
-        moments, logit = self.propagation(features, colour, moments[:, 2:3], logit, moments)
+        carried = torch.cat([moments[:, :1], moments[:, 2:]], dim=1)
+        carried, logit = self.propagation(features, colour, moments[:, 2:3], logit, carried)
         weight = self.spread(guide).float().unflatten(1, (9, CELL * CELL))
         # A softmax over the neighbours, written out: that is several times faster than the operator along this
         # axis.
         weight = torch.exp(weight - weight.amax(dim=1, keepdim=True))
-        fine = from_neighbours(torch.cat([moments[:, :1], moments[:, 2:]], dim=1), weight)
+        fine = from_neighbours(carried, weight)
         logit = from_neighbours(logit, weight.detach())[:, 0]
         return fine, logit, Told(features, functional.pixel_shuffle(sharp, CELL))
 

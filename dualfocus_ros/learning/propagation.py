@@ -69,9 +69,20 @@ class Propagation(nn.Module):
     @staticmethod
     def _kernel(embedding: Tensor, stay: Tensor, dilation: int) -> Tensor:
         """Return the shares (B, 9, h, w) of the 3 x 3 cells at a dilation, summing to 1; the fifth is the cell."""
-        apart = [(near - embedding).square().sum(dim=1, keepdim=True) for near in _around(embedding, dilation)]
-        apart[4] = apart[4] - stay
-        return torch.softmax(-torch.cat(apart, dim=1), dim=1)
+        height, width = embedding.shape[-2:]
+        padded = functional.pad(embedding, (dilation,) * 4, mode="replicate")
+        apart: dict[tuple[int, int], Tensor] = {(0, 0): -stay}
+        # As far as from here to there it is from there to here.
+        for down, right in ((0, 1), (1, -1), (1, 0), (1, 1)):
+            dy, dx = down * dilation, right * dilation
+            above = padded[..., : height + 2 * dilation - dy, max(0, -dx) : width + 2 * dilation - max(0, dx)]
+            below = padded[..., dy:, max(0, dx) : width + 2 * dilation - max(0, -dx)]
+            change = (below - above).square().sum(dim=1, keepdim=True)
+            left = dilation - max(0, -dx)  # column of the first cell among the changes
+            apart[down, right] = change[..., dilation : dilation + height, left : left + width]
+            top, left = dilation - dy, left - dx
+            apart[-down, -right] = change[..., top : top + height, left : left + width]
+        return torch.softmax(-torch.cat([apart[i, j] for i in (-1, 0, 1) for j in (-1, 0, 1)], dim=1), dim=1)
 
 
 def _around(values: Tensor, dilation: int) -> list[Tensor]:
