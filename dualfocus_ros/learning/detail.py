@@ -11,9 +11,11 @@ from torch.nn import functional
 
 from dualfocus_ros.learning.certainty import excess
 from dualfocus_ros.learning.layers import CELL, Residual, conv_norm, doubled, like
+from dualfocus_ros.learning.propagation import Propagation
 
 ENERGIES = 2  # channels of the contrast energy at half the resolution
 WIDTH = 32
+SNAP = (2, 1)  # cells of 2 x 2 pixels over which edges are drawn to those of the picture
 
 
 class Told(NamedTuple):
@@ -43,6 +45,7 @@ class Detail(nn.Module):
         self.sharpen = nn.Parameter(torch.full((ENERGIES, 1, 1), 2.0))
         self.enter = conv_norm(16 + 16 + 3 * ENERGIES + 1, WIDTH, 1)
         self.look = Residual(WIDTH)
+        self.snap = Propagation(WIDTH, SNAP, stay=1.0)
         # Silent at first: weights that were trained without it go on as they are.
         self.correct = nn.Conv2d(WIDTH, 4, 3, padding=1)
         self.doubt = nn.Conv2d(WIDTH, 4, 1)
@@ -50,14 +53,18 @@ class Detail(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, told: Told, energies: Tensor, probability: Tensor, fine: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the correction of inverse depth, in slices, and of the logit of confidence, (B, H, W) both.
+    def forward(
+        self, told: Told, energies: Tensor, probability: Tensor, fine: Tensor, logit: Tensor, focus_dpt: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return inverse depth and the logit of its confidence, (B, H, W) both.
 
         Args:
             told: by the head.
             energies: (B, N, ENERGIES, H / 2, W / 2) log contrast energies.
             probability: (B, N, H / 4, W / 4).
             fine: (B, 4, H, W): inverse depth, slice index and its square, distance of slices in dioptres.
+            logit: (B, H, W) of the confidence so far.
+            focus_dpt: (B, N).
         """
         sharp = told.sharp
         depth, index, index_square, step = fine.unbind(dim=1)
@@ -75,9 +82,16 @@ class Detail(nn.Module):
             dim=1,
         )
         x = self.look(self.enter(x))
-        correction = functional.pixel_shuffle(self.correct(x).float(), 2)
-        doubt = functional.pixel_shuffle(self.doubt(x.detach()).float(), 2)
-        return correction[:, 0], doubt[:, 0]
+        correction = functional.pixel_shuffle(self.correct(x).float(), 2)[:, 0]
+        doubt = functional.pixel_shuffle(self.doubt(x.detach()).float(), 2)[:, 0]
+        depth, logit = depth + correction * step, logit + doubt
+        depth = depth.minimum(focus_dpt[:, :1, None]).maximum(focus_dpt[:, -1:, None])
+        colour, level, trust = (
+            functional.avg_pool2d(image, 2) for image in (sharp.float(), index[:, None], logit[:, None])
+        )
+        found, lifted = self.snap(x, colour, level, trust, functional.pixel_unshuffle(depth[:, None], 2))
+        logit = logit + doubled(lifted - trust)[:, 0]
+        return functional.pixel_shuffle(found, 2)[:, 0], logit
 
     def _peaks(self, energies: Tensor, probability: Tensor, index: Tensor) -> Tensor:
         """Return (B, 3 * ENERGIES, H / 2, W / 2): mean slices by contrast and by p times it; largest contrast."""

@@ -37,6 +37,7 @@ from dualfocus_ros.learning.layers import (
 )
 from dualfocus_ros.learning.propagation import Propagation
 
+CARRY = (4, 2, 1, 4, 2, 1)  # cells over which depth is carried, one after the other
 FILTERS = 8  # high-pass filters of each octave of the stem
 # Contrast below this (of the mean brightness, squared) counts as none: a tenth of a grey level of 8 bits.
 ENERGY_FLOOR = 1e-6
@@ -251,7 +252,7 @@ class Head(nn.Module):
         self.guide = conv_norm(3 * CELL * CELL + widths[0] + 1, 64)
         self.spread = nn.Conv2d(64, 9 * CELL * CELL, 1)
         self.certainty = Certainty(64 + widths[0])
-        self.propagation = Propagation(64 + widths[0])
+        self.propagation = Propagation(64 + widths[0], CARRY, stay=5.0)
         self.detail = Detail(64 + widths[0])
 
     def forward(
@@ -282,10 +283,9 @@ class Head(nn.Module):
         assert volume is not None
         probability = torch.softmax(each(self.score, volume)[:, :, 0].float(), dim=1)
         fine, logit, told = self._refine(probability, volume, images, focus_dpt)
-        correction, doubt = self.detail(told, energies[1].unflatten(0, (batch, -1)), probability, fine)
-        depth = fine[:, 0] + correction * fine[:, 3]
-        depth = depth.minimum(focus_dpt[:, :1, None]).maximum(focus_dpt[:, -1:, None])
-        confidence = self.certainty.confidence(logit + doubt, fine[:, 1], fine[:, 2])
+        energy = energies[1].unflatten(0, (batch, -1))
+        depth, logit = self.detail(told, energy, probability, fine, logit, focus_dpt)
+        confidence = self.certainty.confidence(logit, fine[:, 1], fine[:, 2])
         return Prediction(depth, confidence, probability, gradient, gamma)
 
     @staticmethod

@@ -7,12 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-DILATIONS = (4, 2, 1)  # cells; coarse to fine
-ROUNDS = 2
 LEARNT = 5  # channels of the embedding beside colour
-# At first, colours this far apart (of full scale) and depths this far apart (in slices) are of other surfaces, and
-# a cell takes from the others exp(-STAY) times what it keeps.
-COLOUR_APART, SLICES_APART, STAY = 0.05, 1.5, 5.0
+# At first, colours this far apart (of full scale) and depths this far apart (in slices) are of other surfaces.
+COLOUR_APART, SLICES_APART = 0.05, 1.5
 LEAST_LOG, MOST_LOG = -12.0, 12.0
 
 
@@ -20,20 +17,27 @@ class Propagation(nn.Module):
     """Replaces what each cell says by a mean over the cells around it, weighted by trust and by likeness.
 
     A normalised convolution (Knutsson and Westin, CVPR 1993) whose kernel follows the picture, as in the spatial
-    propagation of Cheng et al. (CSPN, ECCV 2018): trust and trust times value diffuse over the 3 x 3 cells at
-    DILATIONS, ROUNDS times, and are divided at the end. Every result is a convex mean of what went in.
+    propagation of Cheng et al. (CSPN, ECCV 2018): trust and trust times value diffuse over the 3 x 3 cells at each
+    dilation, and are divided at the end. Every result is a convex mean of what went in.
     """
 
-    def __init__(self, channels: int):
-        """Take the number of channels of the features."""
+    def __init__(self, channels: int, dilations: tuple[int, ...], stay: float):
+        """Take the number of channels of the features.
+
+        Args:
+            channels: of the features.
+            dilations: of the 3 x 3 cells, one after the other; those of one size share their kernel.
+            stay: a cell takes from the others up to exp(-stay) times what it keeps, at first.
+        """
         super().__init__()
+        self._dilations = dilations
         self.embed = nn.Conv2d(channels, LEARNT, 1)
-        self.stay = nn.Conv2d(channels, len(DILATIONS), 1)
+        self.stay = nn.Conv2d(channels, len(set(dilations)), 1)
         self.trust = nn.Conv2d(channels, 1, 1)
         for layer in (self.stay, self.trust):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
-        nn.init.constant_(self.stay.bias, STAY)
+        nn.init.constant_(self.stay.bias, stay)
         nn.init.normal_(self.embed.weight, std=0.02)
         self.colour = nn.Parameter(torch.full((1,), 0.5**0.5 / COLOUR_APART))
         self.level = nn.Parameter(torch.full((1,), 0.5**0.5 / SLICES_APART))
@@ -56,12 +60,12 @@ class Propagation(nn.Module):
         embedding = torch.cat([self.colour * colour.float(), self.level * index.detach(), embedding], dim=1)
         log_trust = self.sure * functional.logsigmoid(logit.detach()) + trust
         weight = torch.exp(log_trust.clamp(LEAST_LOG, MOST_LOG))
-        kernels = [self._kernel(embedding, stay[:, i : i + 1], d) for i, d in enumerate(DILATIONS)]
+        sizes = dict.fromkeys(self._dilations)
+        kernels = {d: self._kernel(embedding, stay[:, i : i + 1], d).unbind(dim=1) for i, d in enumerate(sizes)}
         carried = torch.cat([weight, weight * values], dim=1)
-        for _ in range(ROUNDS):
-            for kernel, dilation in zip(kernels, DILATIONS, strict=True):
-                shares = zip(kernel.unbind(dim=1), _around(carried, dilation), strict=True)
-                carried = sum((share[:, None] * near for share, near in shares), torch.zeros_like(carried))
+        for dilation in self._dilations:
+            shares = zip(kernels[dilation], _around(carried, dilation), strict=True)
+            carried = sum((share[:, None] * near for share, near in shares), torch.zeros_like(carried))
         found = carried[:, 1:] / carried[:, :1]
         gained = torch.log(carried[:, :1]) - log_trust.clamp(LEAST_LOG, MOST_LOG)
         return found, logit + self.lift * gained.detach()

@@ -5,19 +5,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from dualfocus_ros.learning.propagation import DILATIONS, ROUNDS, Propagation
+from dualfocus_ros.learning.propagation import Propagation
 
 CHANNELS, HEIGHT, WIDTH = 6, 12, 20
-REACH = ROUNDS * sum(DILATIONS)  # cells
+DILATIONS = (4, 2, 1, 4, 2, 1)
+REACH = sum(DILATIONS)  # cells
 
 
 def make(stay: float = 0.0) -> Propagation:
     """Return one that goes by colour, depth and confidence alone."""
     torch.manual_seed(0)
-    propagation = Propagation(CHANNELS).eval()
+    propagation = Propagation(CHANNELS, DILATIONS, stay).eval()
     with torch.no_grad():
         propagation.embed.weight.zero_()
-        propagation.stay.bias.fill_(stay)
     return propagation
 
 
@@ -36,7 +36,7 @@ def test_constants_stay_and_nothing_leaves_the_range_of_what_goes_in():
     given = inputs()
     given["features"] = torch.randn_like(given["features"])
     given["logit"] = 4.0 * torch.randn_like(given["logit"])
-    propagation = Propagation(CHANNELS)
+    propagation = Propagation(CHANNELS, DILATIONS, 1.0)
     for parameter in propagation.parameters():
         torch.nn.init.normal_(parameter)
     with torch.no_grad():
