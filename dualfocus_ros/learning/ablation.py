@@ -24,9 +24,11 @@ from dualfocus_ros.learning.validate import validate
 from dualfocus_ros.learning.weights import load_network
 from dualfocus_ros.stackio import find_stacks
 
-# What each run leaves out or does otherwise, as options of `train`; the first six are those of the paper.
+# What each run leaves out or does otherwise, as options of `train`. The second tells how much is chance; from there
+# to 1 - q they are the paper's.
 RUNS = {
     "complete": "",
+    "complete, another seed": "--seed 1",
     "without both constraints": "--without spatial --weight-spatial 0 --weight-focal 0",
     "without the spatial constraint": "--without spatial --weight-spatial 0",
     "without the focal constraint": "--weight-focal 0",
@@ -36,7 +38,7 @@ RUNS = {
     "without focal differences": "--without differences",
     "not told the blur (kappa)": "--without conditioned",
 }
-STACKS = 150  # held-out ones that are scored
+STACKS = 100  # held-out ones that are scored
 
 
 def held_out_score(checkpoint: Path, pool: Path) -> float:
