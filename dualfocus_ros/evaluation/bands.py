@@ -40,7 +40,10 @@ class BandScore:
 
     @classmethod
     def merged(cls, scores: Sequence[BandScore]) -> BandScore:
-        """Return the scores of the same band of several stacks as one, every pixel counting the same."""
+        """Return the scores of the same band of several stacks as one, every pixel counting the same.
+
+        Bands are fractions of the focus range; of stacks with other ranges each gives its own.
+        """
         near_m, far_m = min(s.near_m for s in scores), max(s.far_m for s in scores)
         seen = [s for s in scores if s.pixels > 0]
         if not seen:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -71,8 +71,8 @@ class Evaluation:
         return tuple(GroupResult.of(n, [s for s in self.stacks if s.family == n]) for n in names)
 
     def total(self) -> GroupResult:
-        """Return the mean over all stacks, each counting the same."""
-        return GroupResult.of("total", list(self.stacks))
+        """Return the mean over all stacks, each counting the same; bands of unlike lenses make no total."""
+        return replace(GroupResult.of("total", list(self.stacks)), bands=())
 
 
 def evaluate_stacks(

@@ -18,14 +18,15 @@ from tabulate import tabulate
 
 from dualfocus_ros.errors import DualFocusError
 from dualfocus_ros.learning.data import collate, find_pool, load_stack
+from dualfocus_ros.learning.losses import FARTHEST
 from dualfocus_ros.learning.settings import make_parser
 from dualfocus_ros.learning.train import CHECKPOINT, train
 from dualfocus_ros.learning.validate import validate
 from dualfocus_ros.learning.weights import load_network
 from dualfocus_ros.stackio import find_stacks
 
-# What each run leaves out or does otherwise, as options of `train`. The second tells how much is chance; from there
-# to 1 - q they are the paper's.
+# What each run leaves out or does otherwise, as options of `train`. The second tells how much is chance; from
+# there to 1 - q they are the paper's.
 RUNS = {
     "complete": "",
     "complete, another seed": "--seed 1",
@@ -38,6 +39,7 @@ RUNS = {
     "without focal differences": "--without differences",
     "not told the blur (kappa)": "--without conditioned",
 }
+EXIT_STOPPED = 130
 STACKS = 100  # held-out ones that are scored
 
 
@@ -52,9 +54,10 @@ def held_out_score(checkpoint: Path, pool: Path) -> float:
         with torch.inference_mode():
             depth = network(batch.images, batch.focus_dpt, batch.blur_gain).inverse_depth
         truth, focus = batch.inverse_depth, batch.focus_dpt
-        valid = (truth <= focus[0, 0]) & (truth >= max(float(focus[0, -1]), 1e-3))
+        floor = FARTHEST * focus[0, 0]  # an estimate at infinity would outweigh all others
+        valid = (truth <= focus[0, 0]) & (truth >= focus[0, -1].maximum(floor))
         if valid.float().mean() > 0.1:
-            found.append(float(((truth - depth).abs() / depth)[valid].mean()))
+            found.append(float(((truth - depth).abs() / depth.maximum(floor))[valid].mean()))
     return float(np.mean(found))
 
 
@@ -83,7 +86,9 @@ def main() -> None:
         stacks = [path for folder in args.stacks for path in find_stacks(folder)]
         for name in args.runs:
             folder = args.out / name.replace(" ", "_")
-            train(make_parser().parse_args([str(folder), *options, *RUNS[name].split()]))
+            trainer = train(make_parser().parse_args([str(folder), *options, *RUNS[name].split()]))
+            if trainer.step < trainer.config.steps:
+                parser.exit(EXIT_STOPPED, "ablation: stopped; the same command goes on with it\n")
             rows.append({"network": name, **scores(folder / CHECKPOINT, stacks, args.held_out)})
     except DualFocusError as error:
         parser.exit(1, f"ablation: {error}\n")

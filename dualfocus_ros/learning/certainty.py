@@ -13,7 +13,8 @@ CLOSE = 0.1  # relative error of depth; confidence is the probability of a small
 class Certainty(nn.Module):
     """How likely depth is close to the truth, told from the features and the spread of the probability.
 
-    It looks on: nothing of what it learns from reaches the network that it judges.
+    It looks on: none of its gradients reaches the network that it judges. What it says of cells is the trust by
+    which `propagation` weighs them.
     """
 
     def __init__(self, channels: int):

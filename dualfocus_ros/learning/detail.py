@@ -46,7 +46,7 @@ class Detail(nn.Module):
         self.enter = conv_norm(16 + 16 + 3 * ENERGIES + 1, WIDTH, 1)
         self.look = Residual(WIDTH)
         self.snap = Propagation(WIDTH, SNAP, stay=1.0)
-        # Silent at first: weights that were trained without it go on as they are.
+        # The corrections are silent at first.
         self.correct = nn.Conv2d(WIDTH, 4, 3, padding=1)
         self.doubt = nn.Conv2d(WIDTH, 4, 1)
         for layer in (self.correct, self.doubt):
@@ -70,7 +70,7 @@ class Detail(nn.Module):
         depth, index, index_square, step = fine.unbind(dim=1)
         spread = torch.log1p(excess(index, index_square))
         seen = torch.cat([sharp, like(torch.stack([0.2 * index, spread], dim=1), sharp)], dim=1)
-        ratio = torch.log(step / depth.maximum(1e-2 * step)).clamp(-6.0, 6.0)
+        ratio = torch.log(step / depth.maximum(1e-2 * step)).clamp(min=-6.0)
         peaks = self._peaks(energies, probability, functional.avg_pool2d(index[:, None], 2))
         x = torch.cat(
             [
@@ -99,5 +99,6 @@ class Detail(nn.Module):
         top = energies.amax(dim=1)
         weight = torch.exp((energies - top[:, None]) * self.sharpen)
         likely = weight * (doubled(probability.float()) + 1e-3)[:, :, None]
-        peaks = [torch.einsum("n,bnkhw->bkhw", slices, w) / w.sum(dim=1) - index for w in (weight, likely)]
+        slices = slices[:, None, None, None]  # no matrix product: autocast would round it to bfloat16
+        peaks = [(slices * w).sum(dim=1) / w.sum(dim=1) - index for w in (weight, likely)]
         return torch.cat([0.2 * peaks[0], peaks[1], 0.2 * top + 1.4], dim=1)

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 STRIDE = 32  # of the coarsest features: pictures are padded to a multiple of it
+# Contrast below this (of the mean brightness, squared) counts as none: a tenth of a grey level of 8 bits.
+ENERGY_FLOOR = 1e-6
 CELL = 4  # pixels a side of the grid on which the focus probability is decided
 
 
@@ -56,6 +58,33 @@ def to_cells(images: Tensor) -> Tensor:
     kernel = torch.eye(3 * CELL * CELL, device=images.device, dtype=images.dtype)
     with torch.autocast(images.device.type, enabled=False):
         return functional.conv2d(images, kernel.unflatten(1, (3, CELL, CELL)), stride=CELL)
+
+
+def contrast_energies(grey: Tensor, octaves: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return log contrast energies of images: all, and the means of the two finest octaves.
+
+    Args:
+        grey: (B, 1, H, W).
+        octaves: three of (F, 1, 3, 3) filters, finest first; their means are taken off.
+
+    Returns:
+        (B, 3 F, H / 4, W / 4) and (B, 2, H / 2, W / 2).
+    """
+    found, fine = [], []
+    for octave, filters in enumerate(octaves):
+        high_pass = filters - filters.mean(dim=(2, 3), keepdim=True)
+        padded = functional.pad(grey, (1, 1, 1, 1), mode="replicate")
+        if octave == 0:
+            square, mean = pairs_energy(padded, high_pass)
+        else:
+            square = functional.conv2d(padded, high_pass)
+            square = square * square
+            mean = square.mean(dim=1, keepdim=True)
+        if octave < 2:
+            fine.append(mean)
+            square, grey = functional.avg_pool2d(square, 2), functional.avg_pool2d(grey, 2)
+        found.append(torch.log(square + ENERGY_FLOOR))
+    return torch.cat(found, dim=1), torch.log(torch.cat(fine, dim=1) + ENERGY_FLOOR)
 
 
 def pairs_energy(padded: Tensor, filters: Tensor) -> tuple[Tensor, Tensor]:

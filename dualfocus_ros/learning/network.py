@@ -26,21 +26,19 @@ from dualfocus_ros.learning.integration import integrate
 from dualfocus_ros.learning.layers import (
     CELL,
     Residual,
+    contrast_energies,
     conv_norm,
     doubled,
     each,
     from_neighbours,
     like,
     pad_to_stride,
-    pairs_energy,
     to_cells,
 )
 from dualfocus_ros.learning.propagation import Propagation
 
 CARRY = (4, 2, 1, 4, 2, 1)  # cells over which depth is carried, one after the other
 FILTERS = 8  # high-pass filters of each octave of the stem
-# Contrast below this (of the mean brightness, squared) counts as none: a tenth of a grey level of 8 bits.
-ENERGY_FLOOR = 1e-6
 DARKEST = 1.0 / 255.0
 
 
@@ -157,7 +155,7 @@ class Encoder(nn.Module):
         grey = images.float().mean(dim=1, keepdim=True)
         brightness = grey.mean(dim=(2, 3), keepdim=True).clamp(min=DARKEST)
         with torch.autocast(images.device.type, enabled=False):  # 8 bits of mantissa would drown faint texture
-            energies, fine = self._energies(grey / brightness - 1.0)
+            energies, fine = contrast_energies(grey / brightness - 1.0, list(self.filters))
         # The layer on images / brightness - 1, with the picture left as it is: it is larger than what comes out.
         layer = self.appearance
         scaled = functional.conv2d(like(images, layer.weight), layer.weight, stride=CELL) / like(
@@ -170,25 +168,6 @@ class Encoder(nn.Module):
             x = scale(x)
             features.append(x)
         return features, energies, fine
-
-    def _energies(self, grey: Tensor) -> tuple[Tensor, Tensor]:
-        """Return log contrast energies of images (B * N, 1, H, W): all at H / 4, the finest means at H / 2."""
-        found, fine = [], []
-        for octave, filters in enumerate(self.filters):
-            high_pass = filters - filters.mean(dim=(2, 3), keepdim=True)
-            padded = functional.pad(grey, (1, 1, 1, 1), mode="replicate")
-            if octave == 0:
-                square, mean = pairs_energy(padded, high_pass)
-            else:
-                square = functional.conv2d(padded, high_pass)
-                square = square * square
-                mean = square.mean(dim=1, keepdim=True)
-            if octave < 2:
-                fine.append(mean)
-                square = functional.avg_pool2d(square, 2)
-                grey = functional.avg_pool2d(grey, 2)
-            found.append(torch.log(square + ENERGY_FLOOR))
-        return torch.cat(found, dim=1), torch.log(torch.cat(fine, dim=1) + ENERGY_FLOOR)
 
 
 class SurfaceConstraint(nn.Module):

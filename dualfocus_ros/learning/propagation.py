@@ -8,9 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 LEARNT = 5  # channels of the embedding beside colour
-# At first, colours this far apart (of full scale) and depths this far apart (in slices) are of other surfaces.
+# At first, the likeness of cells falls with colour (of full scale) and depth (in slices) as Gaussians of these
+# standard deviations.
 COLOUR_APART, SLICES_APART = 0.05, 1.5
 LEAST_LOG, MOST_LOG = -12.0, 12.0
+USUAL_BRIGHTNESS, DARKEST = 0.45, 1.0 / 255.0  # of a picture, of full scale
 
 
 class Propagation(nn.Module):
@@ -27,7 +29,7 @@ class Propagation(nn.Module):
         Args:
             channels: of the features.
             dilations: of the 3 x 3 cells, one after the other; those of one size share their kernel.
-            stay: a cell takes from the others up to exp(-stay) times what it keeps, at first.
+            stay: a cell takes from each of the others up to exp(-stay) times what it keeps, at first.
         """
         super().__init__()
         self._dilations = dilations
@@ -57,7 +59,10 @@ class Propagation(nn.Module):
             values: (B, K, h, w).
         """
         embedding, stay, trust = (layer(features).float() for layer in (self.embed, self.stay, self.trust))
-        embedding = torch.cat([self.colour * colour.float(), self.level * index.detach(), embedding], dim=1)
+        # Relative to the brightness of the picture: a dark one has colours that differ as much.
+        brightness = colour.float().mean(dim=(1, 2, 3), keepdim=True).clamp(min=DARKEST)
+        likeness = self.colour * USUAL_BRIGHTNESS * (colour.float() / brightness)
+        embedding = torch.cat([likeness, self.level * index.detach(), embedding], dim=1)
         log_trust = self.sure * functional.logsigmoid(logit.detach()) + trust
         weight = torch.exp(log_trust.clamp(LEAST_LOG, MOST_LOG))
         sizes = dict.fromkeys(self._dilations)

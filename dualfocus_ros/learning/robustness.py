@@ -5,7 +5,8 @@ Usage: python -m dualfocus_ros.learning.robustness [--engine onnx classical] [--
 
 Every condition departs from the same base in one respect: a lens of 16 mm at f/1.4 on pixels of 22.5 um, ten
 focus positions evenly spaced in dioptres from 0.4 to 5 m, a little noise, sRGB, no compression, no misalignment.
-All conditions share their random scenes, none of which a training pool holds.
+No training pool holds the random scenes, which all conditions share; where the range changes they are stretched to
+it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from dualfocus_ros.camera.lightfield import pupil_points
 from dualfocus_ros.engine.base import DepthEngine
 from dualfocus_ros.engine.pick import make_engine
 from dualfocus_ros.errors import DualFocusError
-from dualfocus_ros.evaluation.metrics import score
+from dualfocus_ros.evaluation.metrics import score, valid_mask
 from dualfocus_ros.learning.camera_effects import Effects, expose
 from dualfocus_ros.learning.scenes import SceneLimits, random_scene
 from dualfocus_ros.learning.simulator import LightField, gaussian_blur
@@ -173,22 +174,23 @@ def measure(
 ) -> Iterator[list[object]]:
     """Yield a row for each condition: sweep, value, blur from slice to slice in pixels, AbsRel of each engine.
 
-    Scenes with less than a tenth of their pixels in the focus range are left out, for all conditions alike.
+    Scenes with less than a tenth of their pixels in the focus range are left out.
     """
     source = Scenes()
     for sweep in sweeps:
-        for condition in sweep.conditions:
-            found: list[list[float]] = []
-            for number in range(scenes):
+        found: list[list[list[float]]] = [[] for _ in sweep.conditions]
+        for number in range(scenes):  # the same lens sees a scene but once
+            for scores, condition in zip(found, sweep.conditions, strict=True):
                 stack, truth = source.stack(number, condition)
-                near_m, far_m = condition.range_m
-                if np.mean((truth >= near_m) & (truth <= far_m)) < 0.1:
+                if valid_mask(truth, condition.range_m).mean() < 0.1:
                     continue
                 depths = [engine.infer(stack).depth_m for engine in engines]
-                found.append([score(depth, truth, condition.range_m).abs_rel for depth in depths])
+                scores.append([score(depth, truth, condition.range_m).abs_rel for depth in depths])
+        for scores, condition in zip(found, sweep.conditions, strict=True):
             span = condition.focus_dpt[0] - condition.focus_dpt[-1]
             step_px = condition.blur_gain * span / (condition.slices - 1)
-            yield [sweep.title, condition.name, step_px, *np.mean(found, axis=0).tolist()]
+            means = np.mean(scores, axis=0).tolist() if scores else [math.nan] * len(engines)
+            yield [sweep.title, condition.name, step_px, *means]
 
 
 def main() -> None:

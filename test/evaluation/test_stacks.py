@@ -13,7 +13,7 @@ from synthetic_stacks import FOCUS_M, captured, quantised, texture
 from dualfocus_ros.engine.base import EngineOutput
 from dualfocus_ros.errors import EvaluationError
 from dualfocus_ros.evaluation.metrics import DepthMetrics
-from dualfocus_ros.evaluation.report import as_json, text_table, write_json
+from dualfocus_ros.evaluation.report import as_json, band_table, text_table, write_json
 from dualfocus_ros.evaluation.stacks import Evaluation, StackResult, evaluate_stacks
 from dualfocus_ros.stackio import find_stacks, save_stack
 
@@ -150,3 +150,21 @@ def test_reports_refuse_what_cannot_be_compared(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(EvaluationError, match="cannot write"):
         write_json(tmp_path / "file" / "e.json", [whole])
+
+
+def test_bands_of_families_side_by_side(tree: Path) -> None:
+    """Focus reaches from 0.4 to 4 m: the true 1.0 m lies in the second band, 1.6 and 2.0 m in the third."""
+    paths = find_stacks(tree)
+    evaluations = [evaluate_stacks(ConstantDepth(), paths), evaluate_stacks(ConstantDepth(), paths)]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in band_table(evaluations).splitlines()]
+    pixels = str(SHAPE[0] * SHAPE[1])
+    assert rows[0] == ["stacks", "true depth m", "pixels", "constant", "constant"]
+    assert rows[2] == ["a", "0.40 - 0.71", "0", "-", "-"]
+    assert rows[3] == ["a", "0.71 - 1.26", pixels, "1.0000 (+1.000)", "1.0000 (+1.000)"]
+    assert rows[4] == ["a", "1.26 - 2.25", pixels, "0.0000 (+0.000)", "0.0000 (+0.000)"]
+    assert rows[8][:4] == ["b", "1.26 - 2.25", pixels, "0.2500 (+0.250)"]
+    document = json.loads(as_json(evaluations[:1]))["evaluations"][0]
+    assert document["total"]["bands"] == []
+    assert document["families"]["a"]["bands"][1]["abs_rel"] == pytest.approx(1.0, abs=1e-3)
+    assert document["families"]["a"]["bands"][0]["abs_rel"] is None
+    assert [band["pixels"] for band in document["stacks"][0]["bands"]] == [0, 0, int(pixels), 0]

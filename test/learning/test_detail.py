@@ -30,7 +30,7 @@ def make(stay: float = 60.0) -> Detail:
     return detail
 
 
-def test_it_changes_nothing_at_first_but_along_edges_of_the_picture():
+def test_even_surfaces_stay_and_edges_of_depth_are_drawn_to_those_of_the_picture():
     given = inputs()
     with torch.no_grad():
         depth, logit = make()(*given)

@@ -43,6 +43,12 @@ def lively(network: DualFocusNet) -> None:
                 module.running_mean.normal_(0.0, 0.1)
                 module.running_var.uniform_(0.5, 2.0)
                 module.weight.uniform_(0.5, 1.5)
+        for part in (network.head.propagation, network.head.detail.snap):
+            for layer in (part.embed, part.stay, part.trust):
+                layer.weight.normal_(0.0, 0.1)
+            part.lift.fill_(0.3)
+        network.head.detail.correct.weight.normal_(0.0, 0.05)
+        network.head.detail.doubt.weight.normal_(0.0, 0.1)
 
 
 @pytest.fixture(scope="module")

@@ -48,8 +48,11 @@ def test_constants_stay_and_nothing_leaves_the_range_of_what_goes_in():
 
 def test_cells_that_stay_keep_what_they_say():
     given = inputs()
+    given["logit"] = torch.randn_like(given["logit"])
+    propagation = make(stay=60.0)
     with torch.no_grad():
-        found, logit = make(stay=60.0)(**given)
+        propagation.lift.fill_(1.0)
+        found, logit = propagation(**given)
     torch.testing.assert_close(found, given["values"])
     torch.testing.assert_close(logit, given["logit"])
 
@@ -60,10 +63,24 @@ def test_the_unsure_take_from_the_sure_as_far_as_it_reaches():
     given["values"][..., 0] = 1.0  # a wrong column would be one of many; it alone is sure
     given["logit"] = torch.full_like(given["logit"], -9.0)
     given["logit"][..., 0] = 9.0
+    propagation = make()
     with torch.no_grad():
-        found = make()(**given)[0]
-    assert found[..., :REACH].min() > 0.9
+        propagation.lift.fill_(1.0)
+        found, logit = propagation(**given)
+    assert found[..., : REACH + 1].min() > 0.9
     assert found[..., REACH + 1 :].max() == 0.0
+    # With it comes the trust.
+    assert (logit > given["logit"])[..., 1 : REACH + 1].all()
+    torch.testing.assert_close(logit[..., REACH + 1 :], given["logit"][..., REACH + 1 :])
+
+
+def test_a_dark_picture_is_judged_like_a_bright_one():
+    given = inputs()
+    given["colour"] = 0.2 + 0.6 * torch.rand_like(given["colour"])
+    with torch.no_grad():
+        bright = make()(**given)[0]
+        given["colour"] = 0.25 * given["colour"]
+        torch.testing.assert_close(make()(**given)[0], bright)
 
 
 @pytest.mark.parametrize("what", ["colour", "index"])

@@ -74,7 +74,7 @@ class Knowing:
 
     def infer(self, stack: AlignedStack) -> EngineOutput:
         condition = Condition(slices=len(stack.images))
-        depth = self.factor * self.scenes.stack(self.asked % 2, condition)[1]
+        depth = self.factor * self.scenes.stack(self.asked // 2, condition)[1]  # scene by scene
         self.asked += 1
         return EngineOutput(depth, np.ones_like(depth), None)
 

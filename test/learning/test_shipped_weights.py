@@ -83,7 +83,7 @@ def texture_bias(engine: OnnxEngine, seed: int) -> tuple[float, float, float]:
     """Return what a slanted plane under patches shows of them.
 
     The change of the mean absolute error at edges of the texture and the largest correlation of the error with
-    brightness and edges, without their trends; the mean absolute error. Errors are in slices.
+    brightness and edges, once its trend is taken off; the mean absolute error. Errors are in slices.
     """
     scene = [Surface(**{**WALL, "inverse_depth_dpt": 1.3, "slope_dpt": (0.8, 0.3)})]  # type: ignore[arg-type]
     stack, truth = capture(scene, patches(seed))
@@ -119,9 +119,9 @@ def edge_offsets_px(engine: OnnxEngine, near_dpt: float, far_dpt: float, seed: i
     inverse = 1.0 / engine.infer(stack).depth_m[12:-12]
     # Of all places to cut a row in two, the one that puts the fewest pixels on the wrong side.
     is_near = inverse > middle
-    nearer_before = np.cumsum(np.pad(~is_near, ((0, 0), (1, 0))), axis=1)
-    farther_after = np.cumsum(np.pad(is_near, ((0, 0), (1, 0))), axis=1)
-    wrong = nearer_before + farther_after[:, -1:] - farther_after
+    far_before = np.cumsum(np.pad(~is_near, ((0, 0), (1, 0))), axis=1)
+    near_before = np.cumsum(np.pad(is_near, ((0, 0), (1, 0))), axis=1)
+    wrong = far_before + near_before[:, -1:] - near_before  # a place, and what lies on the wrong side of it
     return np.asarray(wrong.argmin(axis=1) - 128)
 
 
