@@ -50,14 +50,14 @@ def run(args: argparse.Namespace) -> int:
         with engine:
             print(describe(engine, asked), file=sys.stderr, flush=True)
             evaluations.append(evaluate_stacks(engine, paths, args.breathing, show))
+    if args.json is not None:
+        write_json(args.json, evaluations)  # first: whoever reads the table may stop reading
     print(text_table(evaluations))
     if args.bands:
         print(f"\n{band_table(evaluations)}")
     skipped = evaluations[0].without_truth
     if skipped:
         print(f"\n{len(skipped)} stacks left out, they have no depth.png: {', '.join(map(str, skipped))}")
-    if args.json is not None:
-        write_json(args.json, evaluations)
     return 0
 
 
