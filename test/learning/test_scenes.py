@@ -109,7 +109,7 @@ def test_random_scenes_fill_the_picture_and_stay_mostly_in_the_focus_range() -> 
     span = LIMITS.near_dpt - LIMITS.far_dpt
     for _ in range(200):
         scene = random_scene(rng, LIMITS, textures=5)
-        assert scene[0].outline == "everywhere" and 1 <= len(scene) <= 16
+        assert scene[0].outline == "everywhere" and 1 <= len(scene) <= 24
         for s in scene:
             assert 0 <= s.texture < 5 and s.inverse_depth_dpt > 0 and min(s.half_size_px) > 0
             assert s.outline in OUTLINES and s.relief in RELIEFS and 0.0 < s.contrast <= 1.0
