@@ -103,6 +103,12 @@ def expose(light: Tensor, effects: Effects, generator: torch.Generator) -> Tenso
     return coded
 
 
+def well_exposed(light: Tensor) -> Tensor:
+    """Return linear light (N, 3, H, W) as a camera exposes a scene of any brightness: little is burnt out."""
+    level = float(torch.quantile(light.flatten()[::17], 0.98))
+    return light * (0.6 / max(level, 1e-3))
+
+
 def encode(light: Tensor, response: float | str) -> Tensor:
     """Return linear light 0..1 coded by sRGB (IEC 61966-2-1) or the power law 1 / `response`."""
     if isinstance(response, str):

@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dualfocus_ros.errors import DualFocusError, InputError
-from dualfocus_ros.learning.camera_effects import expose, random_effects
+from dualfocus_ros.learning.camera_effects import expose, random_effects, well_exposed
 from dualfocus_ros.learning.simulator import Optics, Stack, simulate
 from dualfocus_ros.learning.textures import texture_bank
 
@@ -131,10 +131,8 @@ def collate(stacks: list[Stack], crop_px: int, rng: np.random.Generator) -> Batc
         light, depth = _crop(stack, crop_px, rng)
         focus_dpt = np.array(stack.optics.focus_dpt)
         effects = random_effects(rng, focus_dpt, stack.optics.breathing)
-        # Cameras expose so that little is burnt out, and scenes are of any brightness.
-        level = float(torch.quantile(light.flatten()[::17], 0.98))
         generator = torch.Generator(light.device).manual_seed(int(rng.integers(2**62)))
-        images.append(expose(light * (0.6 / max(level, 1e-3)), effects, generator))
+        images.append(expose(well_exposed(light), effects, generator))
         depths.append(depth)
     focus = torch.tensor([s.optics.focus_dpt for s in stacks], dtype=torch.float32, device=images[0].device)
     gains = torch.tensor([s.optics.blur_gain for s in stacks], dtype=torch.float32, device=images[0].device)

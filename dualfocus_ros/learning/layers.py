@@ -12,6 +12,7 @@ from torch.nn import functional
 STRIDE = 32  # of the coarsest features: pictures are padded to a multiple of it
 # Contrast below this (of the mean brightness, squared) counts as none: a tenth of a grey level of 8 bits.
 ENERGY_FLOOR = 1e-6
+DARKEST = 1.0 / 255.0  # mean brightness of a picture that is not black
 CELL = 4  # pixels a side of the grid on which the focus probability is decided
 
 

@@ -25,6 +25,7 @@ from dualfocus_ros.learning.focus import FOCUS_CODES, focus_codes
 from dualfocus_ros.learning.integration import integrate
 from dualfocus_ros.learning.layers import (
     CELL,
+    DARKEST,
     Residual,
     contrast_energies,
     conv_norm,
@@ -39,7 +40,6 @@ from dualfocus_ros.learning.propagation import Propagation
 
 CARRY = (4, 2, 1, 4, 2, 1)  # cells over which depth is carried, one after the other
 FILTERS = 8  # high-pass filters of each octave of the stem
-DARKEST = 1.0 / 255.0
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dualfocus_ros.learning.layers import DARKEST
+
 AROUND = tuple((i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0))  # rows and columns
 LEARNT = 5  # channels of the embedding beside colour
 # At first, the likeness of cells falls with colour (of full scale) and depth (in slices) as Gaussians of these
 # standard deviations.
 COLOUR_APART, SLICES_APART = 0.05, 1.5
 LEAST_LOG, MOST_LOG = -12.0, 12.0
-USUAL_BRIGHTNESS, DARKEST = 0.45, 1.0 / 255.0  # of a picture, of full scale
+USUAL_BRIGHTNESS = 0.45  # of a picture, of full scale
 
 
 class Propagation(nn.Module):
@@ -64,8 +66,8 @@ class Propagation(nn.Module):
         brightness = colour.float().mean(dim=(1, 2, 3), keepdim=True).clamp(min=DARKEST)
         likeness = self.colour * USUAL_BRIGHTNESS * (colour.float() / brightness)
         embedding = torch.cat([likeness, self.level * index.detach(), embedding], dim=1)
-        log_trust = self.sure * functional.logsigmoid(logit.detach()) + trust
-        weight = torch.exp(log_trust.clamp(LEAST_LOG, MOST_LOG))
+        log_trust = (self.sure * functional.logsigmoid(logit.detach()) + trust).clamp(LEAST_LOG, MOST_LOG)
+        weight = torch.exp(log_trust)
         sizes = dict.fromkeys(self._dilations)
         kernels = {d: self._kernel(embedding, stay[:, i : i + 1], d) for i, d in enumerate(sizes)}
         carried = torch.cat([weight, weight * values], dim=1)
@@ -74,7 +76,7 @@ class Propagation(nn.Module):
             near = [like * value for like, value in zip(likeness, _around(carried, dilation), strict=True)]
             carried = own * carried + others * sum(near[1:], near[0])
         found = carried[:, 1:] / carried[:, :1]
-        gained = torch.log(carried[:, :1]) - log_trust.clamp(LEAST_LOG, MOST_LOG)
+        gained = torch.log(carried[:, :1]) - log_trust
         return found, logit + self.lift * gained.detach()
 
     @staticmethod

@@ -15,7 +15,7 @@ import argparse
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -29,7 +29,7 @@ from dualfocus_ros.engine.base import DepthEngine
 from dualfocus_ros.engine.pick import make_engine
 from dualfocus_ros.errors import DualFocusError
 from dualfocus_ros.evaluation.metrics import score, valid_mask
-from dualfocus_ros.learning.camera_effects import Effects, expose
+from dualfocus_ros.learning.camera_effects import Effects, expose, well_exposed
 from dualfocus_ros.learning.scenes import SceneLimits, random_scene
 from dualfocus_ros.learning.simulator import LightField, gaussian_blur
 from dualfocus_ros.learning.textures import texture_bank
@@ -85,7 +85,7 @@ class Sweep:
     """Conditions that differ from the base in one respect."""
 
     title: str
-    conditions: tuple[Condition, ...] = field(default_factory=tuple)
+    conditions: tuple[Condition, ...]
 
 
 def _sweep(title: str, attribute: str, values: Mapping[str, Any]) -> Sweep:
@@ -128,17 +128,14 @@ class Scenes:
         views = self._views(number, near, far, condition.blur_gain)
         focus = condition.focus_dpt
         light = gaussian_blur(torch.stack([views.refocus(p) for p in focus]), SHARPNESS_PX)
-        level = float(torch.quantile(light.flatten()[::17], 0.98))
         generator = torch.Generator().manual_seed(number)
-        images = expose(light * (0.6 / max(level, 1e-3)), _effects(condition, number), generator)
+        images = expose(well_exposed(light), _effects(condition, number), generator)
         coded = (images * 255.0).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
         width, height = SIZE_PX
-        fx = condition.blur_gain / (
-            FOCAL_LENGTH_M / condition.f_number
-        )  # so that kappa is that of the light field
         with np.errstate(divide="ignore"):
             focus_m, truth = 1.0 / np.array(focus), 1.0 / views.inverse_depth.numpy()
         lens = LensModel(FOCAL_LENGTH_M, condition.f_number, PITCH_M)
+        fx = condition.blur_gain / lens.aperture_m  # so that kappa is that of the light field
         grid = Intrinsics(width, height, fx, fx, (width - 1) / 2, (height - 1) / 2)
         return AlignedStack(tuple(coded), None, focus_m, grid, lens), truth
 
