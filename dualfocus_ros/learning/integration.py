@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -16,17 +18,20 @@ def dct_matrix(size: int, device: torch.device, dtype: torch.dtype = torch.float
     return scale[:, None] * torch.cos(torch.pi / size * (k[None, :] + 0.5) * k[:, None])
 
 
-def integrate(gamma: Tensor) -> Tensor:
+def integrate(gamma: Tensor, reach: float = math.inf) -> Tensor:
     """Return the surfaces (..., h, w) of zero mean whose forward differences are nearest to `gamma`.
 
     The least-squares problem min_S sum (S[i, j+1] - S[i, j] - gx[i, j])^2 + (S[i+1, j] - S[i, j] - gy[i, j])^2
     with free boundaries has the normal equations L S = D^T g with the Neumann Laplacian L, which the DCT-II
     diagonalises with eigenvalues 4 sin^2(pi k / 2n) a direction (Frankot and Chellappa 1988; Simchony et al.
-    1990).
+    1990). With a finite reach the sum has (S[i, j] / reach)^2 too, which adds 1 / reach^2 to every eigenvalue: the
+    screened Poisson equation (Bhat et al., ECCV 2008).
 
     Args:
         gamma: (..., 2, h, w) gradients along x and y in units a cell; the last column of x and the last row of y
             point out of the grid and are not used.
+        reach: cells after which the surface has forgotten a gradient (by a factor e). Without a limit, errors of
+            the gradients add up over the whole grid: the larger it is, the farther the surface drifts.
     """
     height, width = gamma.shape[-2:]
     dtype = gamma.dtype
@@ -38,8 +43,8 @@ def integrate(gamma: Tensor) -> Tensor:
         4.0 * torch.sin(torch.pi / (2 * n) * torch.arange(n, device=gamma.device, dtype=dtype)) ** 2
         for n in (height, width)
     )
-    eigenvalues = row_values[:, None] + column_values[None, :]
-    # The constant has eigenvalue 0 and nothing to say: any divisor leaves its zero alone.
+    eigenvalues = row_values[:, None] + column_values[None, :] + 1.0 / reach**2
+    # The constant may have eigenvalue 0 and has nothing to say: any divisor leaves its zero alone.
     eigenvalues = torch.where(eigenvalues > 0, eigenvalues, torch.ones_like(eigenvalues))
     spectrum = rows @ divergence @ columns.mT / eigenvalues
     return rows.mT @ spectrum @ columns

@@ -39,6 +39,7 @@ from dualfocus_ros.learning.layers import (
 from dualfocus_ros.learning.propagation import Propagation
 
 CARRY = (4, 2, 1, 4, 2, 1)  # cells over which depth is carried, one after the other
+REACH = 20.0  # cells over which the surface of the spatial constraint is integrated; training crops are as large
 FILTERS = 8  # high-pass filters of each octave of the stem
 
 
@@ -197,7 +198,7 @@ class SurfaceConstraint(nn.Module):
         """Return the volume with the surfaces fused in, theta_grad's gradient and Gamma (B, N, 2, h, w)."""
         gamma = each(self.gamma, volume)
         with torch.autocast(volume.device.type, enabled=False):
-            surfaces = integrate(gamma.float().unflatten(2, (self.surfaces, 2)))
+            surfaces = integrate(gamma.float().unflatten(2, (self.surfaces, 2)), REACH)
             surfaces = like(surfaces, self.theta_grad.weight)
             gradient = each(self.theta_grad, surfaces)
         fused = volume + each(self.fuse, torch.cat([0.3 * surfaces, gradient], dim=2))

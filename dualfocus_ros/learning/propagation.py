@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dualfocus_ros.learning.layers import DARKEST
+from dualfocus_ros.learning.layers import DARKEST, like
 
-AROUND = tuple((i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0))  # rows and columns
 LEARNT = 5  # channels of the embedding beside colour
 # At first, the likeness of cells falls with colour (of full scale) and depth (in slices) as Gaussians of these
 # standard deviations.
 COLOUR_APART, SLICES_APART = 0.05, 1.5
 LEAST_LOG, MOST_LOG = -12.0, 12.0
+MOST_STAY = 40.0  # of either sign: shares of 4e-18 are none; features of a black picture ask for exp(100), too
 USUAL_BRIGHTNESS = 0.45  # of a picture, of full scale
 
 
@@ -36,6 +36,8 @@ class Propagation(nn.Module):
         """
         super().__init__()
         self._dilations = dilations
+        neighbours = [k for k in range(9) if k != 4]
+        self.register_buffer("shift", torch.eye(9)[neighbours].reshape(8, 1, 3, 3), persistent=False)
         self.embed = nn.Conv2d(channels, LEARNT, 1)
         self.stay = nn.Conv2d(channels, len(set(dilations)), 1)
         self.trust = nn.Conv2d(channels, 1, 1)
@@ -72,42 +74,32 @@ class Propagation(nn.Module):
         kernels = {d: self._kernel(embedding, stay[:, i : i + 1], d) for i, d in enumerate(sizes)}
         carried = torch.cat([weight, weight * values], dim=1)
         for dilation in self._dilations:
-            own, others, likeness = kernels[dilation]
-            near = [like * value for like, value in zip(likeness, _around(carried, dilation), strict=True)]
-            carried = own * carried + others * sum(near[1:], near[0])
+            own, others = kernels[dilation]
+            carried = own * carried + (others * _at_neighbours(carried, self.shift, dilation)).sum(dim=2)
         found = carried[:, 1:] / carried[:, :1]
         gained = torch.log(carried[:, :1]) - log_trust
         return found, logit + self.lift * gained.detach()
 
-    @staticmethod
-    def _kernel(embedding: Tensor, stay: Tensor, dilation: int) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Return the share of the cell, the factor on the others, and their likeness, in the order of `_around`.
+    def _kernel(self, embedding: Tensor, stay: Tensor, dilation: int) -> tuple[Tensor, Tensor]:
+        """Return the share of the cell (B, 1, h, w) and of its eight neighbours (B, 1, 8, h, w); they sum to 1.
 
-        All are (B, 1, h, w); the shares, factor times likeness, sum to 1. It is a softmax written out, which runs
-        several times faster than the operator along this axis.
+        It is a softmax written out, which runs several times faster than the operator along this axis.
         """
-        height, width = embedding.shape[-2:]
-        padded = functional.pad(embedding, (dilation,) * 4, mode="replicate")
-        found: dict[tuple[int, int], Tensor] = {}
-        # As far as from here to there it is from there to here.
-        for down, right in ((0, 1), (1, -1), (1, 0), (1, 1)):
-            dy, dx = down * dilation, right * dilation
-            above = padded[..., : height + 2 * dilation - dy, max(0, -dx) : width + 2 * dilation - max(0, dx)]
-            below = padded[..., dy:, max(0, dx) : width + 2 * dilation - max(0, -dx)]
-            like = torch.exp(-(below - above).square().sum(dim=1, keepdim=True))
-            left = dilation - max(0, -dx)  # column of the first cell in it
-            found[down, right] = like[..., dilation : dilation + height, left : left + width]
-            top, left = dilation - dy, left - dx
-            found[-down, -right] = like[..., top : top + height, left : left + width]
-        likeness = [found[offset] for offset in AROUND]
-        leave = torch.exp(-stay)
-        own = 1.0 / (1.0 + leave * sum(likeness[1:], likeness[0]))
-        return own, own * leave, likeness
+        centre = functional.pad(torch.ones_like(self.shift[:, :, :1, :1]), (1, 1, 1, 1))
+        apart = _at_neighbours(embedding, self.shift - centre, dilation)
+        likeness = torch.exp(-apart.square().sum(dim=1))
+        leave = torch.exp(-stay.clamp(-MOST_STAY, MOST_STAY))
+        own = 1.0 / (1.0 + leave * likeness.sum(dim=1, keepdim=True))
+        return own, (own * leave * likeness)[:, None]
 
 
-def _around(values: Tensor, dilation: int) -> list[Tensor]:
-    """Return (B, C, h, w) shifted by the eight neighbours at a dilation; the border is repeated."""
-    height, width = values.shape[-2:]
+def _at_neighbours(values: Tensor, shift: Tensor, dilation: int) -> Tensor:
+    """Return (B, C, 8, h, w): what kernels (8, 1, 3, 3) take of (B, C, h, w); the border is repeated.
+
+    Convolutions, though they only move or subtract: slices of a picture of any size, several hundred of them, make
+    TensorRT-RTX 1.7 build ten times as long a plan ten times as large.
+    """
     padded = functional.pad(values, (dilation,) * 4, mode="replicate")
-    starts = [(dilation * (1 + i), dilation * (1 + j)) for i, j in AROUND]
-    return [padded[..., top : top + height, left : left + width] for top, left in starts]
+    with torch.autocast(values.device.type, enabled=False):
+        found = functional.conv2d(padded.flatten(0, 1)[:, None], like(shift, values), dilation=dilation)
+    return found.unflatten(0, values.shape[:2])

@@ -144,6 +144,9 @@ class Trainer:
             decay = min(EMA_DECAY, (1.0 + self.step) / (10.0 + self.step))
             self.averaged.multi_avg_fn = swa_utils.get_ema_multi_avg_fn(decay)
             self.averaged.update_parameters(self.network)
+        else:  # what it left in the running means of the normalisation would stay there
+            for buffer, before in zip(self.network.buffers(), self.averaged.module.buffers(), strict=True):
+                buffer.copy_(before)
         self.step += 1
         self.stacks += processes * len(batch.images)
         return {"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from dualfocus_ros.learning.integration import dct_matrix, forward_differences, 
 from dualfocus_ros.learning.layers import pad_to_stride
 from dualfocus_ros.learning.network import (
     BASE,
+    REACH,
     SMALL,
     DualFocusNet,
     NetworkConfig,
@@ -30,7 +32,7 @@ GRIDS = ((1, 7), (6, 1), (2, 2), (5, 5), (6, 9), (9, 6), (13, 8), (16, 12))
 TOLERANCE = 1e-5
 
 
-def dense_surface(gamma: np.ndarray) -> np.ndarray:
+def dense_surface(gamma: np.ndarray, reach: float = math.inf) -> np.ndarray:
     """Return the least-squares surface (h, w) of zero mean by a dense solve; gamma is (2, h, w)."""
     height, width = gamma.shape[1:]
     number = np.arange(height * width).reshape(height, width)
@@ -43,6 +45,8 @@ def dense_surface(gamma: np.ndarray) -> np.ndarray:
     matrix, wanted = np.zeros((len(pairs), height * width)), np.zeros(len(pairs))
     for row, (start, end, value) in enumerate(pairs):
         matrix[row, start], matrix[row, end], wanted[row] = -1.0, 1.0, value
+    matrix = np.concatenate([matrix, np.eye(height * width) / reach])
+    wanted = np.concatenate([wanted, np.zeros(height * width)])
     surface = np.linalg.lstsq(matrix, wanted, rcond=None)[0].reshape(height, width)
     return np.asarray(surface - surface.mean())
 
@@ -90,11 +94,12 @@ def test_the_dct_matrix_is_that_of_scipy_and_orthonormal(size):
     np.testing.assert_allclose(single.numpy(), matrix, atol=1e-6)
 
 
+@pytest.mark.parametrize("reach", [math.inf, 3.0])
 @pytest.mark.parametrize(("height", "width"), GRIDS)
-def test_integrate_solves_the_dense_least_squares_problem(height, width):
+def test_integrate_solves_the_dense_least_squares_problem(height, width, reach):
     noise = np.random.default_rng(height * 100 + width).normal(size=(2, height, width))  # no gradient field at all
-    surface = integrate(torch.from_numpy(noise)).numpy()
-    np.testing.assert_allclose(surface, dense_surface(noise), atol=1e-10)
+    surface = integrate(torch.from_numpy(noise), reach).numpy()
+    np.testing.assert_allclose(surface, dense_surface(noise, reach), atol=1e-10)
 
 
 def test_integrate_gives_an_analytic_surface_back():
@@ -112,6 +117,21 @@ def test_integrate_treats_leading_dimensions_alike_and_is_good_in_single_precisi
     assert surfaces.shape == (2, 3, 60, 80)
     assert difference(surfaces[1, 2], integrate(gamma[1, 2])) < 1e-12
     assert difference(integrate(gamma.float()).double(), surfaces) < 2e-5 * float(surfaces.abs().max())
+
+
+def test_integrate_forgets_beyond_its_reach():
+    reach = 4.0
+    gamma = torch.zeros(2, 3, 80, dtype=torch.float64)
+    gamma[0, :, 20] = 1.0  # a step of height 1 between columns 20 and 21
+    surface = integrate(gamma, reach)[1]
+    # Of -S[x - 1] + 2 S[x] - S[x + 1] + S[x] / reach^2 = 0 beside the step, where S falls by one factor a cell.
+    fall = 1.0 + 0.5 / reach**2 - math.sqrt(1.0 / reach**2 + 0.25 / reach**4)
+    height = 1.0 / (3.0 - fall + 1.0 / reach**2)  # at the step the right side is 1
+    expected = height * fall ** torch.arange(20, dtype=torch.float64)
+    torch.testing.assert_close(surface[21:41], expected, rtol=0, atol=1e-4)
+    # What is farther away than it reaches does not matter, however large the grid.
+    wide = integrate(torch.nn.functional.pad(gamma, (0, 400)), reach)[1]
+    torch.testing.assert_close(wide[:50], surface[:50], rtol=0, atol=1e-4)
 
 
 def test_integrate_is_differentiable():
@@ -363,7 +383,9 @@ def test_the_gradient_is_that_of_an_integrable_surface():
     assert curl(found.gradient) < 1e-4
     np.testing.assert_allclose(
         found.gradient[0, 3, :, :-1, :-1].numpy(),
-        forward_differences(torch.from_numpy(dense_surface(found.gamma[0, 3].double().numpy())))[:, :-1, :-1],
+        forward_differences(torch.from_numpy(dense_surface(found.gamma[0, 3].double().numpy(), REACH)))[
+            :, :-1, :-1
+        ],
         atol=1e-4,
     )
 

@@ -57,6 +57,14 @@ def test_cells_that_stay_keep_what_they_say():
     torch.testing.assert_close(logit, given["logit"])
 
 
+@pytest.mark.parametrize("stay", [-120.0, 120.0])
+def test_no_wish_to_stay_or_leave_overflows(stay):
+    given = inputs()
+    found, logit = make(stay)(**given)
+    assert found.isfinite().all() and logit.isfinite().all()
+    assert found.min() >= given["values"].min() - 1e-5 and found.max() <= given["values"].max() + 1e-5
+
+
 def test_the_unsure_take_from_the_sure_as_far_as_it_reaches():
     given = inputs()
     given["values"] = torch.zeros(1, 1, HEIGHT, WIDTH)
