@@ -13,7 +13,7 @@ import argparse
 import copy
 import datetime
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from dualfocus_ros.learning.focus import all_in_focus
 from dualfocus_ros.learning.network import DualFocusNet
 from dualfocus_ros.learning.simulator import BLUR_STEP_PX
 from dualfocus_ros.learning.validate import NetworkEngine
-from dualfocus_ros.learning.weights import load_network
+from dualfocus_ros.learning.weights import load_mean
 
 OPSET = 18
 INPUT_NAMES, OUTPUT_NAMES = list(INPUTS), list(OUTPUTS)
@@ -134,16 +134,16 @@ def relative_error(path: Path, network: DualFocusNet, seed: int = 0) -> float:
     return float(np.max(errors))
 
 
-def export(checkpoint: Path, output: Path, name: str, notes: Mapping[str, Any]) -> dict[str, float]:
+def export(checkpoints: Sequence[Path], output: Path, name: str, notes: Mapping[str, Any]) -> dict[str, float]:
     """Write all files of a model; return the largest error of each graph against PyTorch in single precision.
 
-    Nothing is written to `output` before all is checked.
+    Of several checkpoints it is the mean. Nothing is written to `output` before all is checked.
 
     Raises:
         InputError: if the checkpoint cannot be read.
         EngineError: if a graph disagrees with PyTorch.
     """
-    network, training = load_network(checkpoint)
+    network, training = load_mean(checkpoints)
     found = NetworkEngine(network, torch.device("cpu")).infer(check_stack())
     answer = tuple(tuple(row) for row in summary_of(found))
     folded = copy.deepcopy(network)
@@ -162,7 +162,7 @@ def export(checkpoint: Path, output: Path, name: str, notes: Mapping[str, Any]) 
             errors[precision] = relative_error(path, network)
             if not errors[precision] <= TOLERANCES[precision]:  # NaN is no agreement either
                 raise EngineError(
-                    f"the {precision} graph of {checkpoint} differs from PyTorch by {errors[precision]:.2g}, "
+                    f"the {precision} graph of {checkpoints[-1]} differs from PyTorch by {errors[precision]:.2g}, "
                     f"allowed is {TOLERANCES[precision]}; nothing is written. Has the training diverged?"
                 )
             write_manifest(
@@ -183,7 +183,7 @@ def export(checkpoint: Path, output: Path, name: str, notes: Mapping[str, Any]) 
 def main() -> None:
     """Export from the command line."""
     parser = argparse.ArgumentParser(description="Export a trained network to ONNX with its manifest.")
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("checkpoint", type=Path, nargs="+", help="of several, the mean of the weights is taken")
     parser.add_argument("--output", type=Path, default=Path("models"))
     parser.add_argument("--name", default="dualfocus_small")
     parser.add_argument("--note", action="append", default=[], help="KEY=VALUE for the manifest's training record")

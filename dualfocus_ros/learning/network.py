@@ -174,8 +174,8 @@ class Encoder(nn.Module):
 class SurfaceConstraint(nn.Module):
     """The spatial variational constraint: surfaces that must have a gradient field.
 
-    Predicts gradients Gamma for each focal plane, replaces them by the integrable surface nearest to them, and
-    hands that surface and theta_grad's gradient of it on. The loss of theta_grad thus reaches Gamma through the
+    Predicts gradients Gamma for each focal plane, replaces them by the surface of limited reach nearest to them,
+    and hands that surface and theta_grad's gradient of it on. The loss of theta_grad so reaches Gamma through the
     surface.
     """
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,3 +37,26 @@ def load_network(path: Path) -> tuple[DualFocusNet, dict[str, Any]]:
         reason = str(error).partition("\n")[0]
         raise InputError(f"expected a checkpoint or weights of DualFocus in {path}: {reason}") from error
     return network.eval(), training
+
+
+def load_mean(paths: Sequence[Path]) -> tuple[DualFocusNet, dict[str, Any]]:
+    """Return the network whose weights are the mean of several, and the record of the last one's run.
+
+    That is better than each of them where one was trained on from another (Wortsman et al., "Model soups", ICML
+    2022). The records of the others are in its `mean_with`.
+
+    Args:
+        paths: of checkpoints or weights, at least one; the last is in the mean as often as the others.
+
+    Raises:
+        InputError: if one of them is neither, or they are not of one network.
+    """
+    networks, records = zip(*(load_network(path) for path in paths), strict=True)
+    network, training = networks[-1], records[-1]
+    for path, other in zip(paths, networks, strict=True):
+        if other.config != network.config:
+            raise InputError(f"expected weights of {network.config} in {path}, got {other.config}")
+    states = [other.state_dict() for other in networks]
+    mean = {key: torch.stack([s[key].double() for s in states]).mean(dim=0) for key in states[-1]}
+    network.load_state_dict({key: mean[key].to(value.dtype) for key, value in states[-1].items()})
+    return network, {**training, "mean_with": list(records[:-1])} if len(records) > 1 else training

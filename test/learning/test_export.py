@@ -22,7 +22,7 @@ from dualfocus_ros.learning.settings import Settings, TrainConfig
 from dualfocus_ros.learning.simulator import BLUR_STEP_PX
 from dualfocus_ros.learning.train import CHECKPOINT, Trainer
 from dualfocus_ros.learning.validate import NetworkEngine
-from dualfocus_ros.learning.weights import load_network
+from dualfocus_ros.learning.weights import load_mean, load_network
 from dualfocus_ros.types import AlignedStack, LensModel
 
 pytestmark = pytest.mark.timeout(400)  # exporting takes half a minute a graph, or more on a busy machine
@@ -61,7 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     trainer.step, trainer.stacks, trainer.seconds = 7, 70, 1.5
     (folder / "run").mkdir()
     trainer.save(folder / "run")
-    errors = export(folder / "run" / CHECKPOINT, folder / "models", "tiny", {"hardware": "none"})
+    errors = export([folder / "run" / CHECKPOINT], folder / "models", "tiny", {"hardware": "none"})
     assert errors["fp32"] < exporting.TOLERANCES["fp32"] and errors["fp16"] < exporting.TOLERANCES["fp16"]
     return folder
 
@@ -157,6 +157,27 @@ def test_the_weights_file_is_read_like_the_checkpoint(folder: Path) -> None:
     assert all(torch.equal(v, shipped.state_dict()[k]) for k, v in averaged.state_dict().items())
 
 
+def test_of_several_checkpoints_the_mean_is_taken(tmp_path: Path, folder: Path) -> None:
+    first, _ = load_network(folder / "run" / CHECKPOINT)
+    trainer = Trainer(Settings(TrainConfig(seed=5), TINY, LossWeights()), CPU)
+    trainer.step = 9
+    trainer.save(tmp_path)
+    second, _ = load_network(tmp_path / CHECKPOINT)
+    mean, record = load_mean([folder / "run" / CHECKPOINT, tmp_path / CHECKPOINT])
+    for key, value in mean.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, 0.5 * (first.state_dict()[key] + second.state_dict()[key]))
+    assert record["step"] == 9 and [other["step"] for other in record["mean_with"]] == [7]
+    assert load_mean([tmp_path / CHECKPOINT])[1] == load_network(tmp_path / CHECKPOINT)[1]
+
+
+def test_a_mean_of_different_networks_is_refused(tmp_path: Path, folder: Path) -> None:
+    other = NetworkConfig(widths=(8, 8, 8, 8), surfaces=3)
+    Trainer(Settings(TrainConfig(), other, LossWeights()), CPU).save(tmp_path)
+    with pytest.raises(InputError, match=r"expected weights of .*surfaces=3.* in .*run.*surfaces=2"):
+        load_mean([folder / "run" / CHECKPOINT, tmp_path / CHECKPOINT])
+
+
 def test_the_averaged_weights_are_exported_not_the_last(folder: Path) -> None:
     network, _ = load_network(folder / "run" / CHECKPOINT)
     saved = torch.load(folder / "run" / CHECKPOINT, weights_only=True)
@@ -201,7 +222,7 @@ def test_a_graph_that_disagrees_is_not_shipped(
 
     monkeypatch.setattr(exporting, "export_onnx", write_wrong)
     with pytest.raises(EngineError, match=r"the fp32 graph of .* differs from PyTorch by .*nothing is written"):
-        export(folder / "run" / CHECKPOINT, tmp_path, "wrong", {})
+        export([folder / "run" / CHECKPOINT], tmp_path, "wrong", {})
     assert not list(tmp_path.iterdir())
 
 
