@@ -140,7 +140,7 @@ def export(checkpoints: Sequence[Path], output: Path, name: str, notes: Mapping[
     Of several checkpoints it is the mean. Nothing is written to `output` before all is checked.
 
     Raises:
-        InputError: if the checkpoint cannot be read.
+        InputError: if a checkpoint cannot be read, or they are not of one network.
         EngineError: if a graph disagrees with PyTorch.
     """
     network, training = load_mean(checkpoints)
@@ -162,7 +162,8 @@ def export(checkpoints: Sequence[Path], output: Path, name: str, notes: Mapping[
             errors[precision] = relative_error(path, network)
             if not errors[precision] <= TOLERANCES[precision]:  # NaN is no agreement either
                 raise EngineError(
-                    f"the {precision} graph of {checkpoints[-1]} differs from PyTorch by {errors[precision]:.2g}, "
+                    f"the {precision} graph of {' and '.join(map(str, checkpoints))} differs from PyTorch by "
+                    f"{errors[precision]:.2g}, "
                     f"allowed is {TOLERANCES[precision]}; nothing is written. Has the training diverged?"
                 )
             write_manifest(

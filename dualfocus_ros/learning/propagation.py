@@ -37,7 +37,11 @@ class Propagation(nn.Module):
         super().__init__()
         self._dilations = dilations
         neighbours = [k for k in range(9) if k != 4]
-        self.register_buffer("shift", torch.eye(9)[neighbours].reshape(8, 1, 3, 3), persistent=False)
+        shift = torch.eye(9)[neighbours].reshape(8, 1, 3, 3)
+        step = shift.clone()
+        step[:, :, 1, 1] = -1.0
+        self.register_buffer("shift", shift, persistent=False)  # to each neighbour
+        self.register_buffer("step", step, persistent=False)  # each neighbour less the cell
         self.embed = nn.Conv2d(channels, LEARNT, 1)
         self.stay = nn.Conv2d(channels, len(set(dilations)), 1)
         self.trust = nn.Conv2d(channels, 1, 1)
@@ -85,15 +89,14 @@ class Propagation(nn.Module):
 
         It is a softmax written out, which runs several times faster than the operator along this axis.
         """
-        centre = functional.pad(torch.ones_like(self.shift[:, :, :1, :1]), (1, 1, 1, 1))
-        apart = _at_neighbours(embedding, self.shift - centre, dilation)
+        apart = _at_neighbours(embedding, self.step, dilation)
         likeness = torch.exp(-apart.square().sum(dim=1))
         leave = torch.exp(-stay.clamp(-MOST_STAY, MOST_STAY))
         own = 1.0 / (1.0 + leave * likeness.sum(dim=1, keepdim=True))
         return own, (own * leave * likeness)[:, None]
 
 
-def _at_neighbours(values: Tensor, shift: Tensor, dilation: int) -> Tensor:
+def _at_neighbours(values: Tensor, kernels: Tensor, dilation: int) -> Tensor:
     """Return (B, C, 8, h, w): what kernels (8, 1, 3, 3) take of (B, C, h, w); the border is repeated.
 
     Convolutions, though they only move or subtract: slices of a picture of any size, several hundred of them, make
@@ -101,5 +104,5 @@ def _at_neighbours(values: Tensor, shift: Tensor, dilation: int) -> Tensor:
     """
     padded = functional.pad(values, (dilation,) * 4, mode="replicate")
     with torch.autocast(values.device.type, enabled=False):
-        found = functional.conv2d(padded.flatten(0, 1)[:, None], like(shift, values), dilation=dilation)
+        found = functional.conv2d(padded.flatten(0, 1)[:, None], like(kernels, values), dilation=dilation)
     return found.unflatten(0, values.shape[:2])

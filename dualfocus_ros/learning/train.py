@@ -130,6 +130,7 @@ class Trainer:
         """
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate()
+        buffers = [buffer.clone() for buffer in self.network.buffers()]
         with torch.autocast(self.device.type, torch.bfloat16):
             prediction = model(batch.images, batch.focus_dpt, batch.blur_gain)
         loss, terms = total_loss(
@@ -145,7 +146,7 @@ class Trainer:
             self.averaged.multi_avg_fn = swa_utils.get_ema_multi_avg_fn(decay)
             self.averaged.update_parameters(self.network)
         else:  # what it left in the running means of the normalisation would stay there
-            for buffer, before in zip(self.network.buffers(), self.averaged.module.buffers(), strict=True):
+            for buffer, before in zip(self.network.buffers(), buffers, strict=True):
                 buffer.copy_(before)
         self.step += 1
         self.stacks += processes * len(batch.images)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.optim import swa_utils
 
 from dualfocus_ros.errors import InputError
 from dualfocus_ros.learning.network import DualFocusNet, NetworkConfig
@@ -42,21 +43,23 @@ def load_network(path: Path) -> tuple[DualFocusNet, dict[str, Any]]:
 def load_mean(paths: Sequence[Path]) -> tuple[DualFocusNet, dict[str, Any]]:
     """Return the network whose weights are the mean of several, and the record of the last one's run.
 
-    That is better than each of them where one was trained on from another (Wortsman et al., "Model soups", ICML
+    Where one was trained on from another, that can be better than either (Wortsman et al., "Model soups", ICML
     2022). The records of the others are in its `mean_with`.
 
     Args:
-        paths: of checkpoints or weights, at least one; the last is in the mean as often as the others.
+        paths: of checkpoints or weights, at least one.
 
     Raises:
         InputError: if one of them is neither, or they are not of one network.
     """
     networks, records = zip(*(load_network(path) for path in paths), strict=True)
-    network, training = networks[-1], records[-1]
-    for path, other in zip(paths, networks, strict=True):
-        if other.config != network.config:
-            raise InputError(f"expected weights of {network.config} in {path}, got {other.config}")
-    states = [other.state_dict() for other in networks]
-    mean = {key: torch.stack([s[key].double() for s in states]).mean(dim=0) for key in states[-1]}
-    network.load_state_dict({key: mean[key].to(value.dtype) for key, value in states[-1].items()})
-    return network, {**training, "mean_with": list(records[:-1])} if len(records) > 1 else training
+    training = records[-1]
+    for path, network in zip(paths, networks, strict=True):
+        if network.config != networks[-1].config:
+            raise InputError(f"expected weights of {networks[-1].config} in {path}, got {network.config}")
+    mean = swa_utils.AveragedModel(networks[-1], use_buffers=True)
+    for network in networks:
+        mean.update_parameters(network)
+    if len(networks) > 1:
+        training = {**training, "mean_with": list(records[:-1])}
+    return mean.module, training
