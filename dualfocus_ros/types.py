@@ -277,6 +277,8 @@ class AlignedStack:
         frame_id: optical frame of the camera.
         residual_px: (N, 3) what alignment corrected beyond the metadata: radial displacement at the
             image corner, x and y shift, in pixels.
+        numbers: of the slices, N or none: slices of one number are the same, so that what an engine found in one
+            stack holds for the next.
     """
 
     images: tuple[Image, ...]
@@ -287,6 +289,7 @@ class AlignedStack:
     stamp_ns: int = 0
     frame_id: str = ""
     residual_px: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 3)))
+    numbers: tuple[int, ...] = ()
 
     @property
     def focus_dpt(self) -> npt.NDArray[np.float64]:

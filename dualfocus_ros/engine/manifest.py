@@ -10,6 +10,11 @@ number of slices from 3 on, any focus positions, any lens and any image size:
     outputs  inverse_depth  (height, width) dioptres, 0 = infinity
              confidence     (height, width) 0..1: probability that depth is within 10 % of the truth
              all_in_focus   (3, height, width) RGB, 0..1
+
+A model may also come in two stages, so that slices can be worked on while the others are still to come:
+NAME_encoder.onnx takes images of any number of slices and gives ENCODED; NAME_head.onnx takes JOINED of all
+slices, made of that by sums, focus_dpt and blur_gain and gives inverse_depth and confidence. The images are to be
+padded below and on the right to multiples of STRIDE, by repeating the border.
 """
 
 from __future__ import annotations
@@ -43,6 +48,13 @@ OUTPUTS: dict[str, tuple[tuple[str | int, ...], str]] = {
     "confidence": (("height", "width"), "0..1, probability that depth is within 10 % of the truth"),
     "all_in_focus": ((3, "height", "width"), "RGB, 0..1"),
 }
+STRIDE = 32
+SCALES = (4, 8, 16, 32)
+# What the encoder gives and the head takes, all (slices, channels, height / d, width / d) with d at the end of the
+# name. Between them, what slice n says is joined with what the one behind it says ahead:
+# joined_d[n] = own_d[n] + ahead_d[n + 1], and of the last own_d[N] + 2 ahead_d[N] - ahead_d[N - 1].
+ENCODED = (*(f"own_{d}" for d in SCALES), *(f"ahead_{d}" for d in SCALES), "energy_2", "cells_4")
+JOINED = (*(f"joined_{d}" for d in SCALES), "energy_2", "cells_4")
 KEYS = (
     *("name", "file", "sha256", "precision", "opset", "inputs", "outputs", "focus", "slices"),
     *("blur_step_px", "training", "parameters"),
@@ -65,6 +77,14 @@ class SelfCheck:
 
 
 @dataclass(frozen=True)
+class Stages:
+    """The files of a network in two stages, in the folder of the manifest."""
+
+    encoder_path: Path
+    head_path: Path
+
+
+@dataclass(frozen=True)
 class ModelManifest:
     """What a network file is, checked.
 
@@ -80,6 +100,7 @@ class ModelManifest:
         blur_step_px: smallest and largest blur (px) from slice to slice that it was trained on.
         training: how it came about; free form.
         self_check: its answer to a known stack; None where the manifest has none.
+        stages: the network in two stages; None where there is but one file.
     """
 
     name: str
@@ -93,6 +114,7 @@ class ModelManifest:
     blur_step_px: tuple[float, float]
     training: Mapping[str, Any]
     self_check: SelfCheck | None = None
+    stages: Stages | None = None
 
     def summary(self) -> str:
         """Return a line for reports, e.g. `1.20 M parameters, fp32, trained on 3 to 15 slices`."""
@@ -155,19 +177,14 @@ def load_manifest(path: str | Path) -> ModelManifest:
     path = Path(path)
     data = _read(path)
     _check_contract(path, data)
-    onnx_path = path.parent / data["file"]
-    if not onnx_path.is_file():
-        raise EngineError(f"{path}: expected the network {onnx_path} beside it, found none: copy both files")
-    found = sha256_of(onnx_path)
-    if found != data["sha256"]:
-        raise EngineError(
-            f"{onnx_path}: its SHA-256 is {found[:12]}..., {path.name} says {str(data['sha256'])[:12]}...: "
-            "the file is damaged or of another version; copy both files again"
-        )
+    onnx_path = _checked_file(path, data)
+    stages = None
+    if (files := data.get("stages")) is not None:
+        stages = Stages(_checked_file(path, files["encoder"]), _checked_file(path, files["head"]))
     return ModelManifest(
         name=data["name"],
         onnx_path=onnx_path,
-        sha256=found,
+        sha256=data["sha256"],
         precision=data["precision"],
         opset=data["opset"],
         parameters=data["parameters"],
@@ -176,7 +193,22 @@ def load_manifest(path: str | Path) -> ModelManifest:
         blur_step_px=(float(data["blur_step_px"]["min"]), float(data["blur_step_px"]["max"])),
         training=data["training"],
         self_check=_self_check(data.get("self_check")),
+        stages=stages,
     )
+
+
+def _checked_file(manifest: Path, entry: Mapping[str, Any]) -> Path:
+    """Return the path of a file beside the manifest; raise EngineError if it is not there, or is another one."""
+    path = manifest.parent / entry["file"]
+    if not path.is_file():
+        raise EngineError(f"{manifest}: expected the network {path} beside it, found none: copy all its files")
+    found = sha256_of(path)
+    if found != entry["sha256"]:
+        raise EngineError(
+            f"{path}: its SHA-256 is {found[:12]}..., {manifest.name} says {str(entry['sha256'])[:12]}...: "
+            "the file is damaged or of another version; copy all files of the model again"
+        )
+    return path
 
 
 def write_manifest(
@@ -189,6 +221,7 @@ def write_manifest(
     blur_step_px: tuple[float, float],
     training: Mapping[str, Any],
     self_check: SelfCheck | None = None,
+    stages: Stages | None = None,
 ) -> Path:
     """Write the manifest of a network file beside it and return its path; the name is that of the file.
 
@@ -201,6 +234,7 @@ def write_manifest(
         blur_step_px: smallest and largest blur (px) from slice to slice in training.
         training: how the weights came about; anything that JSON holds.
         self_check: what the network makes of the stack of `engine.selfcheck`.
+        stages: the network in two stages, both files complete and beside the other.
 
     Raises:
         EngineError: if there is no such file or a value is not what `load_manifest` takes.
@@ -226,6 +260,9 @@ def write_manifest(
     }
     if self_check is not None:
         data["self_check"] = dataclasses.asdict(self_check)
+    if stages is not None:
+        files = {"encoder": stages.encoder_path, "head": stages.head_path}
+        data["stages"] = {key: {"file": f.name, "sha256": sha256_of(f)} for key, f in files.items()}
     path = onnx_path.with_suffix(".json")
     _check_contract(path, data)
     path.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -294,11 +331,10 @@ def _check_tensors(where: str, found: Any, expected: Mapping[str, tuple[tuple[st
 
 def _check_values(path: Path, data: Mapping[str, Any]) -> None:
     slices, blur = data["slices"], data["blur_step_px"]
-    file = data["file"]
     checks = (
         ("name", "a text", lambda: _is_text(data["name"])),
-        ("file", "the name of a file beside the manifest", lambda: _is_text(file) and Path(file).name == file),
-        ("sha256", "64 hexadecimal digits", lambda: len(data["sha256"]) == 64 and int(data["sha256"], 16) >= 0),
+        ("file", "the name of a file beside the manifest", lambda: _is_file_name(data["file"])),
+        ("sha256", "64 hexadecimal digits", lambda: _is_digest(data["sha256"])),
         ("precision", f"one of {PRECISIONS}", lambda: data["precision"] in PRECISIONS),
         ("opset", "a whole number above 0", lambda: _is_count(data["opset"])),
         ("parameters", "a whole number above 0", lambda: _is_count(data["parameters"])),
@@ -318,6 +354,13 @@ def _check_values(path: Path, data: Mapping[str, Any]) -> None:
             "self_check",
             f"{SELF_CHECK_CELLS[0]} rows of {SELF_CHECK_CELLS[1]} inverse_depth_dpt and a tolerance, above 0",
             lambda: _is_self_check(data.get("self_check")),
+        ),
+        (
+            "stages",
+            "files and their sha256 for encoder and head",
+            lambda: (
+                data.get("stages") is None or all(_is_file(data["stages"][key]) for key in ("encoder", "head"))
+            ),
         ),
     )
     for key, expected, holds in checks:
@@ -344,6 +387,18 @@ def _is_self_check(data: Any) -> bool:
     shape = [len(row) for row in found.inverse_depth_dpt]
     values = [value for row in found.inverse_depth_dpt for value in row]
     return shape == [columns] * rows and all(0.0 < v < float("inf") for v in (*values, found.tolerance))
+
+
+def _is_file(entry: Any) -> bool:
+    return _is_file_name(entry["file"]) and _is_digest(entry["sha256"])
+
+
+def _is_file_name(value: Any) -> bool:
+    return _is_text(value) and Path(value).name == value
+
+
+def _is_digest(value: Any) -> bool:
+    return len(value) == 64 and int(value, 16) >= 0
 
 
 def _is_text(value: Any) -> bool:

@@ -95,10 +95,14 @@ class Detail(nn.Module):
 
     def _peaks(self, energies: Tensor, probability: Tensor, index: Tensor) -> Tensor:
         """Return (B, 3 * ENERGIES, H / 2, W / 2): mean slices by contrast and by p times it; largest contrast."""
-        slices = torch.arange(probability.shape[1], device=index.device, dtype=energies.dtype)
         top = energies.amax(dim=1)
         weight = torch.exp((energies - top[:, None]) * self.sharpen)
         likely = weight * (doubled(probability.float()) + 1e-3)[:, :, None]
-        slices = slices[:, None, None, None]  # no matrix product: autocast would round it to bfloat16
-        peaks = [(slices * w).sum(dim=1) / w.sum(dim=1) - index for w in (weight, likely)]
+        slices = torch.arange(probability.shape[1], device=index.device, dtype=energies.dtype)
+        counted = torch.stack([torch.ones_like(slices), slices])
+        peaks = []
+        with torch.autocast(index.device.type, enabled=False):  # it would round the slices to bfloat16
+            for w in (weight, likely):
+                total, at = (counted @ w.flatten(2)).unflatten(2, w.shape[2:]).unbind(dim=1)
+                peaks.append(at / total - index)
         return torch.cat([0.2 * peaks[0], peaks[1], 0.2 * top + 1.4], dim=1)

@@ -27,12 +27,14 @@ from dualfocus_ros.learning.layers import (
     CELL,
     DARKEST,
     Residual,
+    add_doubled,
     contrast_energies,
     conv_norm,
-    doubled,
     each,
     from_neighbours,
     like,
+    one_channel,
+    over_slices,
     pad_to_stride,
     to_cells,
 )
@@ -88,18 +90,49 @@ class Prediction(NamedTuple):
     gamma: Tensor | None
 
 
-def focal_steps(volume: Tensor) -> Tensor:
-    """Return how (B, N, C, h, w) changes from each slice to the next; the last change counts twice."""
-    steps = volume[:, 1:] - volume[:, :-1]
-    return torch.cat([steps, steps[:, -1:]], dim=1)
+class Encoded(NamedTuple):
+    """What is found in slices, each on its own: the first stage of the network.
 
+    The lists are over the scales, finest first, of (B * N, width, h, w). See `Head.enter_slices`.
 
-def focal_differences(volume: Tensor) -> Tensor:
-    """Return V* (B, N, 2C, h, w) of a volume (B, N, C, h, w): each slice with its step to the next.
-
-    V*_n = [V_n, V_{n+1} - V_n] for n < N, and [V_N, V_N - V_{N-1}] for the last.
+    Attributes:
+        own: what a slice says.
+        ahead: what it says to the slice before it, of the nearer focus; empty without focal differences.
+        energy: (B * N, ENERGIES, H / 2, W / 2) log contrast energies.
+        cells: (B * N, 3 * CELL * CELL, H / 4, W / 4) the slice itself.
     """
-    return torch.cat([volume, focal_steps(volume)], dim=2)
+
+    own: list[Tensor]
+    ahead: list[Tensor]
+    energy: Tensor
+    cells: Tensor
+
+
+class Joined(NamedTuple):
+    """Stacks of slices, each with what the one behind it says: what the second stage takes.
+
+    Attributes:
+        volume: over the scales, finest first, (B, N, width, h, w).
+        energy: (B, N, ENERGIES, H / 2, W / 2) log contrast energies.
+        cells: (B, N, 3 * CELL * CELL, H / 4, W / 4) the slices themselves.
+    """
+
+    volume: list[Tensor]
+    energy: Tensor
+    cells: Tensor
+
+
+def join(encoded: Encoded, batch: int) -> Joined:
+    """Return stacks of what was found in their slices; the last is told what comes of going on as before."""
+    own, ahead, (energy, cells) = (
+        [x.unflatten(0, (batch, -1)) for x in part] for part in (encoded.own, encoded.ahead, encoded[2:])
+    )
+    if ahead:
+        own = [
+            x + torch.cat([a[:, 1:], 2.0 * a[:, -1:] - a[:, -2:-1]], dim=1)
+            for x, a in zip(own, ahead, strict=True)
+        ]
+    return Joined(own, energy, cells)
 
 
 class FocusMix(nn.Module):
@@ -124,7 +157,7 @@ class FocusMix(nn.Module):
         farther = torch.cat([farther[:, 1:], farther[:, -1:]], dim=1)
         shifted = torch.cat([nearer, farther, own], dim=2)
         x = each(self.first, shifted)
-        whole = self.whole(torch.cat([x.mean(dim=1), x.amax(dim=1)], dim=1))
+        whole = self.whole(torch.cat([over_slices(x) / x.shape[1], x.amax(dim=1)], dim=1))
         return functional.relu(volume + each(self.second, functional.relu(x + whole[:, None])))
 
 
@@ -235,49 +268,56 @@ class Head(nn.Module):
         self.propagation = Propagation(64 + widths[0], CARRY, stay=5.0)
         self.detail = Detail(64 + widths[0])
 
-    def forward(
-        self,
-        features: list[Tensor],
-        energies: tuple[Tensor, Tensor],
-        images: Tensor,
-        focus_dpt: Tensor,
-        blur_gain: Tensor,
-    ) -> Prediction:
-        """Return the prediction for what the encoder gives of padded images (B, N, 3, H, W)."""
-        batch = images.shape[0]
-        steps = self._contrast_steps(energies[0].unflatten(0, (batch, -1))) if self.config.differences else []
+    def enter_slices(self, images: Tensor, features: list[Tensor], energies: tuple[Tensor, Tensor]) -> Encoded:
+        """Return what the encoder found in images (B * N, 3, H, W) as this head takes it.
+
+        The focal differences V*_n = [V_n, V_{n+1} - V_n], or [V_N, V_N - V_{N-1}] for the last, go through a layer
+        W = [W_v, W_d]; beside them, C takes the same steps of the log energies E. Since all that is linear,
+        W V*_n + C (E_{n+1} - E_n) = own_n + ahead_{n+1} with ahead_n = W_d V_n + C E_n, own_n = W_v V_n - ahead_n:
+        all that is computed here needs no other slice.
+        """
+        own, ahead = [], []
+        energy = energies[0]
+        for i, x in enumerate(features):
+            layer = self.enter[i]
+            if not self.config.differences:
+                own.append(layer(x).float())
+                continue
+            of_volume, of_steps = layer.weight.chunk(2, dim=1)
+            found = functional.conv2d(x, torch.cat([of_volume - of_steps, of_steps])).float()
+            # Half a pixel of blur changes log energies by some hundredths of what they are.
+            with torch.autocast(x.device.type, enabled=False):
+                contrast = self.contrast[i](energy)
+            width = layer.out_channels
+            own.append(found[:, :width] - contrast + layer.bias.float()[:, None, None])
+            ahead.append(found[:, width:] + contrast)
+            if i < 3:
+                energy = functional.avg_pool2d(energy, 2)
+        return Encoded(own, ahead, energies[1], to_cells(images))
+
+    def forward(self, joined: Joined, focus_dpt: Tensor, blur_gain: Tensor) -> Prediction:
+        """Return the prediction for stacks (padded), focus_dpt (B, N) and blur_gain (B,)."""
         code = focus_codes(focus_dpt, blur_gain)
         volume, gradient, gamma = None, None, None
         for i in (3, 2, 1, 0):
-            x = features[i].unflatten(0, (batch, -1))
-            x = each(self.enter[i], focal_differences(x) if self.config.differences else x)
-            if self.config.differences:
-                x = x + each(self.contrast[i], like(steps[i], x))
-            if self.config.conditioned:
-                x = x + self.code[i](like(code, x))[..., None, None]
-            if volume is not None:
-                x = x + doubled(each(self.rise[i], volume))
+            x = like(joined.volume[i], self.score.weight)
+            lens = self.code[i](like(code, x))[..., None, None] if self.config.conditioned else 0.0
+            x = x + lens if volume is None else add_doubled(x, each(self.rise[i], volume) + lens)
             volume = self.mix[i](functional.relu(x))
             if i == 1 and self.constraint is not None:
                 volume, gradient, gamma = self.constraint(volume)
         assert volume is not None
-        probability = torch.softmax(each(self.score, volume)[:, :, 0].float(), dim=1)
-        fine, logit, told = self._refine(probability, volume, images, focus_dpt)
-        energy = energies[1].unflatten(0, (batch, -1))
-        depth, logit = self.detail(told, energy, probability, fine, logit, focus_dpt)
+        scores = each(partial(one_channel, self.score), volume)[:, :, 0]
+        # A softmax, written out: that is several times faster than the operator along this axis.
+        probability = torch.exp(scores - scores.amax(dim=1, keepdim=True))
+        probability = probability / over_slices(probability)[:, None]
+        fine, logit, told = self._refine(probability, volume, joined.cells, focus_dpt)
+        depth, logit = self.detail(told, joined.energy, probability, fine, logit, focus_dpt)
         confidence = self.certainty.confidence(logit, fine[:, 1], fine[:, 2])
         return Prediction(depth, confidence, probability, gradient, gamma)
 
-    @staticmethod
-    def _contrast_steps(energies: Tensor) -> list[Tensor]:
-        """Return the focal steps of log energies (B, N, C, h, w) at each scale, finest first."""
-        steps = [focal_steps(energies)]
-        for _ in range(3):
-            steps.append(each(partial(functional.avg_pool2d, kernel_size=2), steps[-1]))
-        return steps
-
     def _refine(
-        self, probability: Tensor, volume: Tensor, images: Tensor, focus_dpt: Tensor
+        self, probability: Tensor, volume: Tensor, cells: Tensor, focus_dpt: Tensor
     ) -> tuple[Tensor, Tensor, Told]:
         """Return (B, 4, H, W), logit of confidence (B, H, W), and what this was told from.
 
@@ -291,11 +331,11 @@ class Head(nn.Module):
         gap = focus_dpt[:, :-1] - focus_dpt[:, 1:]
         step = 0.5 * (torch.cat([gap[:, :1], gap], dim=1) + torch.cat([gap, gap[:, -1:]], dim=1))
         powers = torch.stack([focus_dpt, focus_dpt * focus_dpt, index, index * index, step], dim=1)
-        with torch.autocast(images.device.type, enabled=False):  # depth has more than 8 bits
+        with torch.autocast(cells.device.type, enabled=False):  # depth has more than 8 bits
             moments = torch.einsum("bkn,bnhw->bkhw", powers, probability)
-        cells = like(each(to_cells, images), volume)
+        cells = like(cells, volume)
         share = like(probability[:, :, None], volume)
-        sharp, context = (share * cells).sum(dim=1), (share * volume).sum(dim=1)
+        sharp, context = over_slices(share * cells), over_slices(share * volume)
         position = like(moments[:, 2:3] / probability.shape[1], volume)
         guide = self.guide(torch.cat([sharp, context, position], dim=1))
         features = torch.cat([guide, context], dim=1)
@@ -331,7 +371,12 @@ class DualFocusNet(nn.Module):
         """
         height, width = images.shape[-2:]
         images = pad_to_stride(images)
-        features, *energies = self.encoder(images.flatten(0, 1))
-        found = self.head(features, (energies[0], energies[1]), images, focus_dpt, blur_gain)
+        joined = join(self.encode(images.flatten(0, 1)), len(images))
+        found = self.head(joined, focus_dpt, blur_gain)
         crop = (slice(None), slice(0, height), slice(0, width))
         return found._replace(inverse_depth=found.inverse_depth[crop], confidence=found.confidence[crop])
+
+    def encode(self, images: Tensor) -> Encoded:
+        """Return what is found in padded images (B * N, 3, H, W), each on its own."""
+        features, energies, fine = self.encoder(images)
+        return self.head.enter_slices(images, features, (energies, fine))

@@ -14,6 +14,7 @@ LEARNT = 5  # channels of the embedding beside colour
 # standard deviations.
 COLOUR_APART, SLICES_APART = 0.05, 1.5
 LEAST_LOG, MOST_LOG = -12.0, 12.0
+HALF = ((0, 1), (1, -1), (1, 0), (1, 1))  # neighbours (down, right) of a cell; the others are opposite to them
 MOST_STAY = 40.0  # of either sign: shares of 4e-18 are none; features of a black picture ask for exp(100), too
 USUAL_BRIGHTNESS = 0.45  # of a picture, of full scale
 
@@ -38,10 +39,12 @@ class Propagation(nn.Module):
         self._dilations = dilations
         neighbours = [k for k in range(9) if k != 4]
         shift = torch.eye(9)[neighbours].reshape(8, 1, 3, 3)
-        step = shift.clone()
-        step[:, :, 1, 1] = -1.0
+        step = torch.zeros(len(HALF), 1, 2, 3)
+        step[:, :, 0, 1] = -1.0
+        for kernel, (down, right) in zip(step, HALF, strict=True):
+            kernel[0, down, 1 + right] = 1.0
         self.register_buffer("shift", shift, persistent=False)  # to each neighbour
-        self.register_buffer("step", step, persistent=False)  # each neighbour less the cell
+        self.register_buffer("step", step, persistent=False)  # neighbours of HALF less the cell
         self.embed = nn.Conv2d(channels, LEARNT, 1)
         self.stay = nn.Conv2d(channels, len(set(dilations)), 1)
         self.trust = nn.Conv2d(channels, 1, 1)
@@ -79,7 +82,8 @@ class Propagation(nn.Module):
         carried = torch.cat([weight, weight * values], dim=1)
         for dilation in self._dilations:
             own, others = kernels[dilation]
-            carried = own * carried + (others * _at_neighbours(carried, self.shift, dilation)).sum(dim=2)
+            moved = _taken(functional.pad(carried, (dilation,) * 4, mode="replicate"), self.shift, dilation)
+            carried = own * carried + (others * moved).sum(dim=2)
         found = carried[:, 1:] / carried[:, :1]
         gained = torch.log(carried[:, :1]) - log_trust
         return found, logit + self.lift * gained.detach()
@@ -89,20 +93,29 @@ class Propagation(nn.Module):
 
         It is a softmax written out, which runs several times faster than the operator along this axis.
         """
-        apart = _at_neighbours(embedding, self.step, dilation)
-        likeness = torch.exp(-apart.square().sum(dim=1))
+        height, width = embedding.shape[-2:]
+        # Two cells are as like from either side: half of the neighbours tell all, of cells around the picture too.
+        padded = functional.pad(embedding, (2 * dilation, 2 * dilation, dilation, dilation), mode="replicate")
+        apart = _taken(padded, self.step, dilation)
+        alike = torch.exp(-(apart * apart).sum(dim=1))
+
+        def at(neighbour: int, down: int, right: int) -> Tensor:
+            top, left = (1 + down) * dilation, (1 + right) * dilation
+            return alike[:, neighbour, top : top + height, left : left + width]
+
+        opposite = [at(k, -down, -right) for k, (down, right) in enumerate(HALF)]
+        likeness = torch.stack([*reversed(opposite), *(at(k, 0, 0) for k in range(len(HALF)))], dim=1)
         leave = torch.exp(-stay.clamp(-MOST_STAY, MOST_STAY))
         own = 1.0 / (1.0 + leave * likeness.sum(dim=1, keepdim=True))
         return own, (own * leave * likeness)[:, None]
 
 
-def _at_neighbours(values: Tensor, kernels: Tensor, dilation: int) -> Tensor:
-    """Return (B, C, 8, h, w): what kernels (8, 1, 3, 3) take of (B, C, h, w); the border is repeated.
+def _taken(padded: Tensor, kernels: Tensor, dilation: int) -> Tensor:
+    """Return (B, C, K, h, w): what kernels (K, 1, i, j) take of each channel of padded (B, C, ...).
 
     Convolutions, though they only move or subtract: slices of a picture of any size, several hundred of them, make
     TensorRT-RTX 1.7 build ten times as long a plan ten times as large.
     """
-    padded = functional.pad(values, (dilation,) * 4, mode="replicate")
-    with torch.autocast(values.device.type, enabled=False):
-        found = functional.conv2d(padded.flatten(0, 1)[:, None], like(kernels, values), dilation=dilation)
-    return found.unflatten(0, values.shape[:2])
+    with torch.autocast(padded.device.type, enabled=False):
+        found = functional.conv2d(padded.flatten(0, 1)[:, None], like(kernels, padded), dilation=dilation)
+    return found.unflatten(0, padded.shape[:2])

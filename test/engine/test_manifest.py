@@ -147,7 +147,7 @@ def test_missing_keys_are_named(model: Path) -> None:
 
 def test_a_damaged_network_is_refused(model: Path) -> None:
     model.with_name("net.onnx").write_bytes(CONTENT[:-1])
-    with pytest.raises(EngineError, match="its SHA-256 is .* copy both files again"):
+    with pytest.raises(EngineError, match="its SHA-256 is .* copy all files of the model again"):
         load_manifest(model)
 
 

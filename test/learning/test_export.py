@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from stack_helpers import intrinsics
 
-from dualfocus_ros.engine.manifest import load_manifest
+from dualfocus_ros.engine.manifest import Stages, load_manifest
 from dualfocus_ros.engine.onnx import OnnxEngine
 from dualfocus_ros.engine.selfcheck import self_check
 from dualfocus_ros.errors import EngineError, InputError
@@ -216,8 +217,10 @@ def test_a_graph_that_disagrees_is_not_shipped(
     values = onnx.numpy_helper.to_array(bias) + (np.nan if damage == "NaN" else 1.0) * np.arange(bias.dims[0])
     bias.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float32), bias.name))
 
-    def write_wrong(network: DualFocusNet, path: Path) -> int:
+    def write_wrong(network: DualFocusNet, path: Path, stages: Stages) -> int:
         onnx.save(model, str(path))
+        shutil.copy(folder / "models" / "tiny_encoder.onnx", stages.encoder_path)
+        shutil.copy(folder / "models" / "tiny_head.onnx", stages.head_path)
         return 18
 
     monkeypatch.setattr(exporting, "export_onnx", write_wrong)

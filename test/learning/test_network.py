@@ -13,15 +13,15 @@ from torch import Tensor
 from dualfocus_ros.learning.certainty import excess
 from dualfocus_ros.learning.focus import all_in_focus, focus_codes
 from dualfocus_ros.learning.integration import dct_matrix, forward_differences, integrate
-from dualfocus_ros.learning.layers import pad_to_stride
+from dualfocus_ros.learning.layers import each, pad_to_stride, to_cells
 from dualfocus_ros.learning.network import (
     BASE,
     REACH,
     SMALL,
     DualFocusNet,
+    Encoded,
     NetworkConfig,
     Prediction,
-    focal_differences,
 )
 
 CPU = torch.device("cpu")
@@ -150,10 +150,46 @@ def test_forward_differences_are_those_of_numpy_and_zero_at_the_border():
 # What goes in
 
 
-def test_focal_differences_of_an_example():
-    volume = torch.tensor([[1.0, 10.0], [4.0, 20.0], [2.0, 25.0]])[None, :, :, None, None]  # N = 3, C = 2
-    expected = [[1.0, 10.0, 3.0, 10.0], [4.0, 20.0, -2.0, 5.0], [2.0, 25.0, -2.0, 5.0]]
-    assert focal_differences(volume)[0, :, :, 0, 0].tolist() == expected
+def focal_differences(volume: Tensor) -> Tensor:
+    """Return V* (N, 2C, ...) of a volume (N, C, ...): each slice with its step to the next."""
+    steps = volume[1:] - volume[:-1]
+    return torch.cat([volume, torch.cat([steps, steps[-1:]])], dim=1)
+
+
+def test_slices_enter_one_by_one_as_focal_differences_would():
+    network = make_network()
+    head = network.head
+    images = pad_to_stride(make_stack(slices=5)[0])[0]
+    with torch.no_grad():
+        for layer in head.contrast:
+            layer.weight.normal_()
+        features, energies, _ = network.encoder(images)
+        encoded = network.encode(images)
+        for i, found in enumerate(features):
+            steps = focal_differences(energies)[:, energies.shape[1] :]
+            expected = head.enter[i](focal_differences(found)) + head.contrast[i](steps)
+            own, ahead = encoded.own[i], encoded.ahead[i]
+            torch.testing.assert_close(own[:-1] + ahead[1:], expected[:-1], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(own[-1] + 2 * ahead[-1] - ahead[-2], expected[-1], rtol=1e-4, atol=1e-4)
+            if i < 3:
+                energies = torch.nn.functional.avg_pool2d(energies, 2)
+
+
+def test_what_is_found_in_a_slice_does_not_depend_on_the_others():
+    network = make_network()
+    images, focus_dpt, blur_gain = make_stack(slices=4, size=(32, 64))
+    with torch.no_grad():
+        one_by_one = [network.encode(image) for image in images[0].split(1)]
+        joined = Encoded(
+            *(
+                [torch.cat(scale) for scale in zip(*lists, strict=True)]
+                for lists in ([e.own for e in one_by_one], [e.ahead for e in one_by_one])
+            ),
+            torch.cat([e.energy for e in one_by_one]),
+            torch.cat([e.cells for e in one_by_one]),
+        )
+        found = network.head(joined, focus_dpt, blur_gain)
+    assert difference(found.inverse_depth, run(network, images, focus_dpt, blur_gain).inverse_depth) < TOLERANCE
 
 
 def test_focus_codes_of_an_example():
@@ -266,13 +302,13 @@ def test_a_certain_probability_gives_its_slice_and_full_confidence():
     volume = torch.zeros(1, 4, 8, 8, 16)
     with torch.no_grad():
         probability[:, 2] = 1.0
-        depth, mean, square, _ = network.head._refine(probability, volume, images, focus_dpt)[0][0]
+        depth, mean, square, _ = network.head._refine(probability, volume, each(to_cells, images), focus_dpt)[0][0]
         assert difference(depth, focus_dpt[0, 2]) < TOLERANCE
         assert (
             difference(mean, torch.tensor(2.0)) < TOLERANCE and difference(square, torch.tensor(4.0)) < TOLERANCE
         )
         probability[:, 2], probability[:, 3] = 0.25, 0.75
-        depth = network.head._refine(probability, volume, images, focus_dpt)[0][0, 0]
+        depth = network.head._refine(probability, volume, each(to_cells, images), focus_dpt)[0][0, 0]
         assert difference(depth, 0.25 * focus_dpt[0, 2] + 0.75 * focus_dpt[0, 3]) < TOLERANCE
 
 
@@ -286,7 +322,7 @@ def test_each_pixel_may_take_any_of_the_cells_around_it():
         network.head.propagation.stay.bias.fill_(60.0)  # carries nothing
         network.head.spread.weight.zero_()
         network.head.spread.bias.view(9, 4, 4).copy_(50.0 * (torch.arange(9)[:, None, None] == choice))
-        found = network.head._refine(probability, volume, images, focus_dpt)[0][0, 0].numpy()
+        found = network.head._refine(probability, volume, each(to_cells, images), focus_dpt)[0][0, 0].numpy()
     coarse = np.pad((probability * focus_dpt[..., None, None]).sum(dim=1)[0].numpy(), 1, mode="edge")
     row, column = np.mgrid[:32, :64]
     taken = choice.numpy()[row % 4, column % 4]
