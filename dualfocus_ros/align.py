@@ -7,7 +7,10 @@ corrected here; a residual per slice (radial scale, x and y shift) can be added 
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import cv2
@@ -16,13 +19,15 @@ import numpy.typing as npt
 
 from dualfocus_ros import optics
 from dualfocus_ros.errors import AlignmentError
-from dualfocus_ros.types import AlignedStack, FocalStack, Image, Intrinsics, Mask
+from dualfocus_ros.types import AlignedStack, FocalSlice, FocalStack, Image, Intrinsics, LensModel, Mask
 
 Breathing = Literal["auto", "camera_info", "thin_lens", "none"]
 BREATHING_CHOICES: tuple[str, ...] = get_args(Breathing)
 
 # A warp that moves no pixel by more than this is left out: it would only blur.
 NEGLIGIBLE_WARP_PX = 0.02
+_numbers = itertools.count()  # of aligned slices; no two in a process have the same
+NO_WARP = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 # Relative change of fx from which camera_info counts as following the focus.
 FOLLOWS_FOCUS = 1e-6
 
@@ -53,23 +58,78 @@ def metadata_intrinsics(stack: FocalStack, breathing: Breathing = "auto") -> tup
         AlignmentError: if `breathing` is none of these.
     """
     source = breathing_source(stack, breathing)
-    reported = tuple(s.intrinsics for s in stack.slices)
-    reference = reported[stack.reference]
+    reference = stack.slices[stack.reference]
+    return tuple(_intrinsics(s, reference, stack.lens, source) for s in stack.slices)
+
+
+def _intrinsics(s: FocalSlice, reference: FocalSlice, lens: LensModel, source: Breathing) -> Intrinsics:
     if source == "camera_info":
-        return reported
+        return s.intrinsics
     if source == "none":
-        return (reference,) * len(reported)
-    f_m = stack.lens.focal_length_m
-    v_ref = optics.image_distance_m(f_m, stack.slices[stack.reference].focus_distance_m)
-    return tuple(
-        _scaled(reference, optics.image_distance_m(f_m, s.focus_distance_m) / v_ref) for s in stack.slices
-    )
+        return reference.intrinsics
+    v, v_ref = (optics.image_distance_m(lens.focal_length_m, x.focus_distance_m) for x in (s, reference))
+    return _scaled(reference.intrinsics, v / v_ref)
+
+
+class KeptSlices:
+    """Slices as they are in the grid of the reference, so that each is warped once while it is of use.
+
+    A slice is known by its image, as an object: whoever uses this must not write to images that were given away.
+    """
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._kept: list[_Kept] = []
+
+    def prepare(self, s: FocalSlice, stack: FocalStack, breathing: Breathing) -> tuple[Image, Mask | None, int]:
+        """Bring a slice of a stack to come into the grid of the one before it.
+
+        Return it, where it is seen (None: everywhere), and its number, see `AlignedStack.numbers`.
+        """
+        reference = stack.slices[stack.reference]
+        source = breathing_source(stack, breathing)
+        found = self.warp(
+            s.image, _reference_to_slice(reference.intrinsics, _intrinsics(s, reference, stack.lens, source))
+        )
+        return found.aligned, found.seen, found.number
+
+    def warp(self, image: Image, ref_to_slice: npt.NDArray[np.float64]) -> _Kept:
+        """Return the image in the reference grid, warped now or before; negligible differences are neglected."""
+        for kept in self._kept:
+            if kept.image is image and _largest_move(ref_to_slice, kept.ref_to_slice, image) <= NEGLIGIBLE_WARP_PX:
+                kept.fresh = True
+                return kept
+        found = _Kept(image, ref_to_slice, *_warp(image, ref_to_slice), next(_numbers))
+        self._kept.append(found)
+        return found
+
+    def keep_only(self, slices: Iterable[FocalSlice]) -> None:
+        """Forget all but these."""
+        wanted = {id(s.image) for s in slices}
+        self._kept = [kept for kept in self._kept if id(kept.image) in wanted]
+
+    def forget(self) -> None:
+        """Forget all that was not asked for since the last time."""
+        self._kept = [kept for kept in self._kept if kept.fresh]
+        for kept in self._kept:
+            kept.fresh = False
+
+
+@dataclass
+class _Kept:
+    image: Image
+    ref_to_slice: npt.NDArray[np.float64]
+    aligned: Image
+    seen: Mask | None
+    number: int
+    fresh: bool = True
 
 
 def align(
     stack: FocalStack,
     breathing: Breathing = "auto",
     residual: npt.NDArray[np.float64] | None = None,
+    kept: KeptSlices | None = None,
 ) -> AlignedStack:
     """Warp every slice into the grid of the reference slice, once, with a cubic kernel.
 
@@ -81,6 +141,7 @@ def align(
         breathing: see `metadata_intrinsics`.
         residual: (N, 3) per slice, applied on top of the metadata: radial scale (1 = none), x and y
             shift in pixels of the slice. None: nothing.
+        kept: slices that were warped before, for the same or another stack.
 
     Raises:
         AlignmentError: if the arguments do not fit the stack.
@@ -94,19 +155,18 @@ def align(
         raise AlignmentError(
             f"expected a finite residual of shape {(count, 3)} with scales above 0, got shape {residual.shape}"
         )
-    images: list[Image] = []
-    masks: list[Mask | None] = []
-    for s, k, (scale, shift_x, shift_y) in zip(stack.slices, intrinsics, residual, strict=True):
-        warp = _reference_to_slice(reference, k, scale, shift_x, shift_y)
-        image, mask = _warp(s.image, warp)
-        images.append(image)
-        masks.append(mask)
+    kept = kept or KeptSlices()
+    warped = [
+        kept.warp(s.image, _reference_to_slice(reference, k, *correction))
+        for s, k, correction in zip(stack.slices, intrinsics, residual, strict=True)
+    ]
+    kept.forget()
     valid = None
-    if any(m is not None for m in masks):
+    if any(w.seen is not None for w in warped):
         full = np.ones((reference.height, reference.width), dtype=bool)
-        valid = np.stack([full if m is None else m for m in masks])
+        valid = np.stack([full if w.seen is None else w.seen for w in warped])
     return AlignedStack(
-        images=tuple(images),
+        images=tuple(w.aligned for w in warped),
         valid=valid,
         focus_distance_m=stack.focus_distance_m,
         intrinsics=reference,
@@ -114,6 +174,7 @@ def align(
         stamp_ns=stack.stamp_ns,
         frame_id=stack.frame_id,
         residual_px=_residual_px(residual, reference),
+        numbers=tuple(w.number for w in warped),
     )
 
 
@@ -131,7 +192,7 @@ def _scaled(k: Intrinsics, scale: float) -> Intrinsics:
 
 
 def _reference_to_slice(
-    reference: Intrinsics, k: Intrinsics, scale: float, shift_x: float, shift_y: float
+    reference: Intrinsics, k: Intrinsics, scale: float = 1.0, shift_x: float = 0.0, shift_y: float = 0.0
 ) -> npt.NDArray[np.float64]:
     """Return the affine map (2, 3) from reference pixels to slice pixels."""
     ax = k.fx_px * scale / reference.fx_px
@@ -144,14 +205,20 @@ def _reference_to_slice(
     )
 
 
+def _largest_move(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64], image: Image) -> float:
+    """Return how far apart, in pixels along x or y, two maps put a pixel of the image at most."""
+    height, width = image.shape[:2]
+    corners = np.array([[0.0, 0.0, 1.0], [width - 1.0, height - 1.0, 1.0]]).T
+    return float(np.abs((a - b) @ corners).max())
+
+
 def _warp(image: Image, ref_to_slice: npt.NDArray[np.float64]) -> tuple[Image, Mask | None]:
     """Return the image in the reference grid, and where it is seen (None: everywhere)."""
     height, width = image.shape[:2]
+    if _largest_move(ref_to_slice, NO_WARP, image) <= NEGLIGIBLE_WARP_PX:
+        return image, None
     xs = ref_to_slice[0, 0] * np.arange(width) + ref_to_slice[0, 2]
     ys = ref_to_slice[1, 1] * np.arange(height) + ref_to_slice[1, 2]
-    moved = max(np.abs(xs - np.arange(width)).max(), np.abs(ys - np.arange(height)).max())
-    if moved <= NEGLIGIBLE_WARP_PX:
-        return image, None
     # Bilinear would blur by the sub-pixel phase (up to half of the sharpness is lost) and so fake focus;
     # cubic keeps it within 4 %, and takes an eighth of the time of Lanczos, which keeps it within 2 %.
     warped = cv2.warpAffine(
@@ -161,6 +228,8 @@ def _warp(image: Image, ref_to_slice: npt.NDArray[np.float64]) -> tuple[Image, M
         flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REPLICATE,
     )
+    if warped.dtype == np.uint16:
+        np.minimum(warped, image.max(), out=warped)  # a cubic kernel overshoots: 12 bits must not become 13
     seen_x = (xs >= -0.5) & (xs <= width - 0.5)
     seen_y = (ys >= -0.5) & (ys <= height - 0.5)
     if seen_x.all() and seen_y.all():

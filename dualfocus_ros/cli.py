@@ -24,6 +24,7 @@ COMMANDS = (
     "demo",
     "doctor",
     "benchmark",
+    "build-engine",
 )
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130
@@ -90,7 +91,8 @@ def build_parser(arguments: Sequence[str] = ()) -> tuple[argparse.ArgumentParser
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     commands: dict[str, Command] = {}
     for name in chosen:
-        command = cast(Command, importlib.import_module(f"dualfocus_ros.commands.{name}"))
+        module = f"dualfocus_ros.commands.{name.replace('-', '_')}"
+        command = cast(Command, importlib.import_module(module))
         sub = subparsers.add_parser(
             name,
             help=command.HELP,

@@ -44,3 +44,7 @@ class EngineError(DualFocusError):
 
 class EvaluationError(DualFocusError):
     """An estimate cannot be compared with its ground truth."""
+
+
+class EngineNotReady(EngineError):
+    """A depth engine is still being made, in the background; it will be ready later."""

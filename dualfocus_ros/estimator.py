@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from dualfocus_ros.align import BREATHING_CHOICES, Breathing, align, breathing_source
-from dualfocus_ros.engine.base import DepthEngine, EngineOutput
+from dualfocus_ros.align import BREATHING_CHOICES, Breathing, KeptSlices, align, breathing_source
+from dualfocus_ros.engine.base import DepthEngine, EngineOutput, StreamingEngine
 from dualfocus_ros.errors import ParameterError
-from dualfocus_ros.types import MIN_SLICES, AlignedStack, DepthEstimate, FloatImage, FocalStack
+from dualfocus_ros.types import MIN_SLICES, AlignedStack, DepthEstimate, FloatImage, FocalSlice, FocalStack
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,9 @@ class EstimatorConfig:
             raise ParameterError(f"expected min_confidence in 0..1, got {self.min_confidence}")
 
 
+SAME_POSITION = 0.25  # of the smallest step: slices this near are taken to be of one focus position
+
+
 @dataclass(frozen=True)
 class Timing:
     """Where the time of one estimate went, in seconds."""
@@ -72,7 +76,11 @@ class Timing:
 
 
 class DepthEstimator:
-    """Turns focal stacks into depth with one engine. Not thread-safe: one thread calls it."""
+    """Turns focal stacks into depth with one engine. Not thread-safe: one thread calls it.
+
+    What was done for a slice is kept for the next stack that has it, as the same image object; so images must not
+    be written to once they were given away.
+    """
 
     def __init__(self, engine: DepthEngine, config: EstimatorConfig | None = None) -> None:
         """Take an engine that is already entered (loaded).
@@ -85,6 +93,33 @@ class DepthEstimator:
         self.timing = Timing(0.0, 0.0)
         self.breathing: Breathing = self.config.breathing
         self.residual_px: npt.NDArray[np.float64] = np.zeros((0, 3))
+        self._kept = KeptSlices()
+        self._last: FocalStack | None = None
+
+    def prepare(self, slices: Iterable[FocalSlice]) -> None:
+        """Do what can be done for slices before their stack is complete, if that will be like the last one.
+
+        Args:
+            slices: all that there are so far of the stack to come; what was done for others is forgotten.
+
+        Raises:
+            AlignmentError: if a slice cannot be brought into the frame of the last stack.
+            EngineError: if the engine fails.
+        """
+        last = self._last
+        if last is None or not isinstance(self.engine, StreamingEngine) or not self.engine.streams:
+            return
+        slices = tuple(slices)
+        self._kept.keep_only((*slices, *last.slices))
+        positions = 1.0 / last.focus_distance_m
+        off_dpt = SAME_POSITION * float(np.abs(np.diff(positions)).min())
+        for s in slices:
+            row = int(np.argmin(np.abs(positions - s.focus_dpt)))
+            if abs(positions[row] - s.focus_dpt) > off_dpt:
+                continue  # of a focus that the last stack had not
+            image, seen, number = self._kept.prepare(s, last, self.breathing)
+            if seen is None:
+                self.engine.prepare(image, number, row, len(positions))
 
     def estimate(self, stack: FocalStack) -> DepthEstimate:
         """Estimate depth in the reference frame of the stack.
@@ -95,7 +130,8 @@ class DepthEstimator:
         """
         start = time.perf_counter()
         self.breathing = breathing_source(stack, self.config.breathing)
-        aligned = align(stack, self.breathing)
+        aligned = align(stack, self.breathing, kept=self._kept)
+        self._last = stack
         middle = time.perf_counter()
         output = self.engine.infer(aligned)
         depth_m = self._limit(output, aligned)

@@ -95,6 +95,11 @@ class FocalStackBuffer:
         """Number of frames in memory."""
         return len({id(f) for f in (*self._run, *self._latest.values())}) + self._pairer.images_waiting
 
+    @property
+    def settled(self) -> tuple[FocalSlice, ...]:
+        """Slices of the sweep under way that no later frame will replace: the lens has moved on."""
+        return tuple(_as_slice(frame) for frame in self._run[:-1])
+
     def add_image(self, stamp_ns: int, image: Image, frame_id: str = "") -> list[FocalStack]:
         """Add an image (H, W[, 3]); it is kept, not copied."""
         return self._consume(self._pairer.add_image(stamp_ns, image, frame_id))
@@ -260,7 +265,7 @@ class FocalStackBuffer:
         if self.config.max_stack_age_s > 0.0 and age_s > self.config.max_stack_age_s:
             self.drops["stack_too_old"] += 1
             return None
-        slices = [FocalSlice(f.image, f.stamp_ns, f.state.focus_distance_m, f.intrinsics) for f in frames]
+        slices = [_as_slice(frame) for frame in frames]
         return FocalStack.from_slices(slices, frames[0].state.lens, stamp_ns=stamp_ns, frame_id=frames[0].frame_id)
 
     def _same_position(self, arrived_dpt: float, frame: LensedFrame) -> bool:
@@ -280,3 +285,7 @@ class FocalStackBuffer:
 
     def _same_positions(self, a: tuple[float, ...], b: tuple[float, ...]) -> bool:
         return len(a) == len(b) and self._covers(a, b)
+
+
+def _as_slice(frame: LensedFrame) -> FocalSlice:
+    return FocalSlice(frame.image, frame.stamp_ns, frame.state.focus_distance_m, frame.intrinsics)

@@ -38,9 +38,10 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         "engine",
         default_value=launching.FROM_PARAMS,
-        choices=[launching.FROM_PARAMS, "auto", "onnx", "classical"],
-        description="What estimates the depth: the network on what runs it best here (auto) or on ONNX Runtime "
-        "(onnx), or focus measures without a network (classical); params: as in depth_params",
+        choices=[launching.FROM_PARAMS, "auto", "tensorrt", "onnx", "torch", "classical"],
+        description="What estimates the depth: the network on what runs it best here (auto), on an NVIDIA GPU "
+        "(tensorrt), on ONNX Runtime (onnx) or on PyTorch (torch, for development), or focus measures without a "
+        "network (classical); params: as in depth_params",
     ),
     DeclareLaunchArgument(
         "model",

@@ -3,7 +3,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dualfocus_ros.align import align, metadata_intrinsics
+from dualfocus_ros.align import _warp, align, metadata_intrinsics
 from dualfocus_ros.errors import AlignmentError
 from dualfocus_ros.types import FocalSlice, FocalStack, Intrinsics, LensModel
 
@@ -122,3 +122,10 @@ def test_errors():
     for bad in (np.ones((2, 3)), np.full((3, 3), np.nan), np.zeros((3, 3))):
         with pytest.raises(AlignmentError, match="residual"):
             align(stack, "none", bad)
+
+
+def test_a_warp_of_16_bits_stays_within_those_of_the_image():
+    rng = np.random.default_rng(0)
+    image = np.where(rng.random((40, 60, 3)) < 0.5, 0, 4095).astype(np.uint16)
+    warped, _ = _warp(image, np.array([[1.01, 0.0, 0.3], [0.0, 1.01, 0.4]]))
+    assert warped.max() == 4095 and warped.dtype == np.uint16

@@ -1,4 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
+import gc
+import weakref
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -66,3 +70,103 @@ def test_pixels_seen_by_too_few_slices_have_no_depth():
 def test_bad_settings(values, message):
     with pytest.raises(ParameterError, match=message):
         EstimatorConfig(**values)
+
+
+class Streaming(KnownDepth):
+    """Takes slices ahead, and takes down which."""
+
+    streams = True
+
+    def __init__(self):
+        super().__init__(np.ones((2, 3)), np.ones((2, 3)))
+        self.prepared = []
+
+    def prepare(self, image, number, row, count):
+        self.prepared.append((image, number, row, count))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+
+def different(stack, value):
+    """Return the stack with images of that value, each an array of its own."""
+    return replace(stack, slices=tuple(replace(s, image=np.full_like(s.image, value)) for s in stack.slices))
+
+
+def test_slices_prepared_ahead_are_those_of_the_stack():
+    engine = Streaming()
+    estimator = DepthEstimator(engine)
+    first, second = (different(make_stack((1.0, 0.8, 0.7)), value) for value in (10, 200))
+    estimator.prepare(first.slices)  # like what? No stack was there yet
+    assert engine.prepared == []
+    estimator.estimate(first)
+    before = engine.stack.numbers
+    estimator.prepare(second.slices[2:])
+    estimator.prepare([second.slices[2], second.slices[0]])
+    assert [(row, count) for _, _, row, count in engine.prepared] == [(2, 3), (2, 3), (0, 3)]
+    estimator.estimate(second)
+    for image, number, row, _ in engine.prepared:
+        assert engine.stack.images[row] is image and engine.stack.numbers[row] == number
+    assert not set(before) & set(engine.stack.numbers)
+
+
+def test_sweeps_that_never_become_a_stack_are_forgotten():
+    estimator = DepthEstimator(Streaming())
+    stack = make_stack((1.0, 0.8, 0.7))
+    estimator.estimate(stack)
+    for value in range(50):
+        estimator.prepare(different(stack, value).slices[:2])
+    assert len(estimator._kept._kept) <= 5
+
+
+def test_a_focus_that_the_last_stack_had_not_is_not_prepared():
+    engine = Streaming()
+    estimator = DepthEstimator(engine)
+    stack = make_stack((1.0, 0.8, 0.7))
+    estimator.estimate(stack)
+    positions = [s.focus_dpt for s in stack.slices]
+    between = replace(stack.slices[1], focus_distance_m=2.0 / (positions[1] + positions[2]))
+    near = replace(stack.slices[1], focus_distance_m=1.0 / (positions[1] + 0.01 * (positions[2] - positions[1])))
+    estimator.prepare([between])
+    assert engine.prepared == []
+    estimator.prepare([near])
+    assert [row for _, _, row, _ in engine.prepared] == [1]
+
+
+def test_a_slice_in_two_stacks_is_warped_once():
+    engine = Streaming()
+    estimator = DepthEstimator(engine)
+    first, second = (different(make_stack((1.0, 0.8, 0.7)), value) for value in (10, 200))
+    estimator.estimate(first)
+    numbers, images = engine.stack.numbers, engine.stack.images
+    estimator.estimate(replace(first, slices=(*first.slices[:2], second.slices[2])))
+    assert engine.stack.numbers[:2] == numbers[:2] and engine.stack.numbers[2] != numbers[2]
+    assert engine.stack.images[1] is images[1]
+
+
+def test_another_reference_or_lens_state_warps_anew():
+    engine = Streaming()
+    estimator = DepthEstimator(engine, EstimatorConfig(breathing="camera_info"))
+    first = different(make_stack((1.0, 0.8, 0.7)), 10)
+    estimator.estimate(first)
+    numbers = engine.stack.numbers
+    wider = replace(first.slices[1], intrinsics=Intrinsics(3, 2, 6.0, 6.0, 1.0, 0.5))
+    estimator.estimate(replace(first, slices=(first.slices[0], wider, first.slices[2])))
+    assert [a == b for a, b in zip(numbers, engine.stack.numbers, strict=True)] == [True, False, True]
+    estimator.estimate(replace(first, reference=1))
+    assert engine.stack.numbers[0] != numbers[0]
+
+
+def test_what_left_the_stacks_is_forgotten():
+    estimator = DepthEstimator(Streaming())
+    gone = []
+    for value in range(5):
+        stack = different(make_stack(), value)
+        gone.append(weakref.ref(stack.slices[0].image))
+        estimator.estimate(stack)
+        del stack
+        gc.collect()
+    assert [reference() is None for reference in gone] == [True] * 4 + [False]

@@ -94,6 +94,22 @@ def test_while_the_lens_waits_the_newest_frame_of_a_position_is_used(player):
     assert {int(s.image[0, 0, 0]) % 2 for s in player.stacks[-1].slices[1:]} == {1}
 
 
+def test_slices_that_the_lens_has_left_are_settled(player):
+    for _ in range(3):
+        player.sweep()
+    player.frame(POSITIONS_DPT[0])  # the lens jumps back: a sweep of its own begins
+    found = []
+    for position in (POSITIONS_DPT[1], POSITIONS_DPT[1], POSITIONS_DPT[2], POSITIONS_DPT[3]):
+        player.frame(position)
+        found.append([s.focus_dpt for s in player.buffer.settled])
+    expected = [POSITIONS_DPT[:n] for n in (1, 1, 2, 3)]
+    assert [pytest.approx(e) == f for e, f in zip(expected, found, strict=True)] == [True] * 4
+    settled = player.buffer.settled
+    (stack,) = player.frame(POSITIONS_DPT[4])
+    of_stack = {s.stamp_ns: s.image for s in stack.slices}
+    assert all(of_stack[s.stamp_ns] is s.image for s in settled)
+
+
 def test_a_lost_frame_costs_one_sweep_and_is_counted(player):
     for _ in range(3):
         player.sweep()

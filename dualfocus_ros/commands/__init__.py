@@ -4,9 +4,16 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dualfocus_ros.engine.base import CompilerOptions
 
 DEFAULT_ENGINE = "auto"
-_ENGINE_HELP = "auto (the network), onnx (the network on ONNX Runtime) or classical (no network)"
+_ENGINE_HELP = (
+    "auto (the network, on what is fastest here), tensorrt (the network on an NVIDIA GPU), onnx (the network on "
+    "ONNX Runtime), torch (the network on PyTorch, for development) or classical (no network)"
+)
 _MODEL_HELP = "name of an installed model, or path of an .onnx file; dualfocus_small where not given"
 
 
@@ -26,3 +33,12 @@ def add_engines_arguments(parser: argparse.ArgumentParser, purpose: str) -> None
         help=f"{_ENGINE_HELP}; {DEFAULT_ENGINE} where not given; several: {purpose}",
     )
     parser.add_argument("--model", metavar="MODEL", help=_MODEL_HELP)
+
+
+def told_on_stderr() -> CompilerOptions:
+    """Return options with which an engine that compiles says on standard error how far it is."""
+    import sys
+
+    from dualfocus_ros.engine.base import CompilerOptions
+
+    return CompilerOptions(report=lambda text: print(text, file=sys.stderr, flush=True))

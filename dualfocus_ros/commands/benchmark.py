@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--slices", type=int, default=10, help="slices of a stack")
     parser.add_argument("--rate", type=float, default=30.0, help="camera frames per second")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of the live part")
+    parser.add_argument("--runs", type=int, default=20, help="of each engine")
     add_engines_arguments(parser, "all are measured")
     parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
 
@@ -40,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
         args.seconds,
         tuple(args.engine or [DEFAULT_ENGINE]),
         args.model,
+        args.runs,
     )
     result = measure(config)
     print(report(result))

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dualfocus_ros.commands import DEFAULT_ENGINE, add_engines_arguments
+from dualfocus_ros.commands import DEFAULT_ENGINE, add_engines_arguments, told_on_stderr
 
 if TYPE_CHECKING:
     from dualfocus_ros.engine.base import DepthEngine
@@ -68,6 +68,6 @@ def _engines(asked: list[str], model: str | None) -> list[tuple[str, DepthEngine
     one_takes_it = any([takes_model(name) for name in asked])
     engines: dict[str, tuple[str, DepthEngine]] = {}
     for name in asked:
-        engine = make_engine(name, model if takes_model(name) or not one_takes_it else None)
+        engine = make_engine(name, model if takes_model(name) or not one_takes_it else None, told_on_stderr())
         engines.setdefault(engine.name, (name, engine))
     return list(engines.values())

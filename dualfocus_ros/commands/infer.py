@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dualfocus_ros.commands import add_engine_arguments
+from dualfocus_ros.commands import add_engine_arguments, told_on_stderr
 
 if TYPE_CHECKING:
     from dualfocus_ros.engine.base import DepthEngine
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     paths = find_stacks(args.stack)
     failed: list[DualFocusError] = []
     told = False
-    with make_engine(args.engine, args.model) as engine:
+    with make_engine(args.engine, args.model, told_on_stderr()) as engine:
         for path in paths:
             target = args.output / path.relative_to(args.stack)
             try:

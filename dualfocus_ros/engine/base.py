@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from dualfocus_ros.types import AlignedStack, FloatImage
+from dualfocus_ros.types import AlignedStack, FloatImage, Image
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,21 @@ class EngineOutput:
     depth_m: FloatImage
     confidence: FloatImage
     all_in_focus: npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class CompilerOptions:
+    """How an engine that compiles its network goes about it; others have no use for them.
+
+    Attributes:
+        cache: folder of compiled engines; empty: that of the user.
+        wait: whether `infer` waits for a compilation, or raises EngineNotReady meanwhile.
+        report: told, in sentences, what is compiled.
+    """
+
+    cache: str = ""
+    wait: bool = True
+    report: Callable[[str], None] = lambda text: None
 
 
 class DepthEngine(Protocol):
@@ -45,6 +61,7 @@ class DepthEngine(Protocol):
         The arrays returned are fresh: the engine does not write to them again.
 
         Raises:
+            EngineNotReady: if the engine is being compiled and was told not to wait for that.
             EngineError: if the engine cannot run on this stack or device.
         """
 
@@ -55,3 +72,25 @@ class DepthEngine(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Free what it holds."""
+
+
+@runtime_checkable
+class StreamingEngine(DepthEngine, Protocol):
+    """A depth engine that can begin with the slices of a stack while the others are still to come."""
+
+    @property
+    def streams(self) -> bool:
+        """Whether it does so here, with this model; only then `prepare` is of use. Known once it is entered."""
+
+    def prepare(self, image: Image, number: int, row: int, count: int) -> None:
+        """Work on a slice ahead of its stack. It is a matter of time alone: no output depends on it.
+
+        Args:
+            image: the slice, aligned, seen as a whole.
+            number: of it, see `AlignedStack.numbers`.
+            row: which of the slices it will be, 0 is the nearest.
+            count: how many there will be.
+
+        Raises:
+            EngineError: if the engine fails.
+        """

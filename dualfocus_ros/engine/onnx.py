@@ -4,26 +4,33 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 
 from dualfocus_ros.engine.base import EngineOutput
 from dualfocus_ros.engine.manifest import (
     DEFAULT_MODEL,
+    ENCODED,
     INPUTS,
+    JOINED,
     OUTPUTS,
     ModelManifest,
     find_model,
     load_manifest,
 )
-from dualfocus_ros.engine.pixels import colour_planes, hide_unseen
-from dualfocus_ros.errors import EngineError, StackError
-from dualfocus_ros.types import AlignedStack, FloatImage
+from dualfocus_ros.engine.network_io import lens_inputs, to_8_bit, to_metres
+from dualfocus_ros.engine.pixels import all_in_focus, colour_planes, hide_unseen, without_gaps
+from dualfocus_ros.engine.selfcheck import self_check
+from dualfocus_ros.engine.staged import FOUND, StagedNetwork
+from dualfocus_ros.errors import EngineError
+from dualfocus_ros.types import AlignedStack, FloatImage, Image
+
+T = TypeVar("T")
 
 ERRORS_ONLY = 3  # log severity of ONNX Runtime
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -35,12 +42,15 @@ class OnnxEngine:
 
     name = "onnx"
 
-    def __init__(self, model: str | Path = DEFAULT_MODEL, threads: int | None = None) -> None:
+    def __init__(
+        self, model: str | Path = DEFAULT_MODEL, threads: int | None = None, *, staged: bool = True
+    ) -> None:
         """Take a model by name or path; nothing is loaded before the engine is entered.
 
         Args:
             model: a name in the models folder of the package, or the path of an .onnx or .json file.
             threads: how many CPU threads work on one stack; None: one for each core.
+            staged: on the CPU, run the network in its two stages if it has them.
 
         Raises:
             EngineError: if `threads` is below 1.
@@ -49,7 +59,9 @@ class OnnxEngine:
             raise EngineError(f"expected at least 1 thread, got {threads}")
         self._model = model
         self._threads = threads
+        self._staged = staged
         self._session: Any = None
+        self._stages: StagedNetwork | None = None
         self._manifest: ModelManifest | None = None
         self._device = "not loaded"
         self._images: FloatImage = np.zeros((0, 3, 0, 0), np.float32)
@@ -59,29 +71,46 @@ class OnnxEngine:
         """Where it runs and with what, in words, e.g. `cpu, 4 threads, ONNX Runtime 1.20.0, dualfocus_small`."""
         return self._device
 
+    @property
+    def streams(self) -> bool:
+        """Whether the network is run in two stages, see `engine.base.StreamingEngine`."""
+        return self._stages is not None
+
     def __enter__(self) -> OnnxEngine:
-        """Load ONNX Runtime and the model.
+        """Load ONNX Runtime and the model, and check its answer.
 
         Raises:
-            EngineError: if either is missing or not usable.
+            EngineError: if either is missing or not usable, or the answer is not that of the manifest.
         """
-        runtime = _import_runtime()
+        runtime = import_runtime()
         manifest = load_manifest(find_model(self._model))
         threads = self._threads or physical_cores()
-        session = _load(runtime, manifest.onnx_path, threads)
-        _check_tensors(manifest.onnx_path, session)
-        self._manifest, self._session = manifest, session
-        where = f"cpu, {threads} thread{'s' if threads > 1 else ''}"
-        if CUDA in session.get_providers():
-            where = "gpu (CUDA)"
+        stages = manifest.stages if self._staged else None
+        on_gpu = False
+        if stages is None or CUDA in runtime.get_available_providers():
+            self._session = load_session(runtime, manifest.onnx_path, threads)
+            _check_tensors(manifest.onnx_path, self._session)
+            on_gpu = CUDA in self._session.get_providers()  # its libraries may not load
+        if stages is not None and not on_gpu:
+            files = (stages.encoder_path, stages.head_path)
+            encoder, head = (load_session(runtime, path, threads) for path in files)
+            _check_stages(files, encoder, head)
+            self._session, self._stages = None, StagedNetwork(encoder, head)
+        self._manifest = manifest
+        where = "gpu (CUDA)" if on_gpu else f"cpu, {threads} thread{'s' if threads > 1 else ''}"
         self._device = f"{where}, ONNX Runtime {runtime.__version__}, {manifest.name}"
+        try:
+            self_check(self, manifest)
+        except EngineError:
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Free the model and the input buffer."""
-        self._session = self._manifest = None
+        self._session = self._stages = self._manifest = None
         self._device = "not loaded"
         self._images = np.zeros((0, 3, 0, 0), np.float32)
 
@@ -94,35 +123,57 @@ class OnnxEngine:
             EngineError: if the engine is not entered, the stack has too few slices or the model fails on it.
             StackError: if the lens data of the stack is not usable.
         """
-        if self._session is None or self._manifest is None:
+        if self._manifest is None:
             raise EngineError("expected the engine to be entered first: with OnnxEngine() as engine")
         if len(stack.images) < self._manifest.min_slices:
             raise EngineError(f"expected at least {self._manifest.min_slices} slices, got {len(stack.images)}")
-        focus_dpt, blur_gain = _lens_inputs(stack)
-        self._images = colour_planes(stack, self._images)
-        feeds = {"images": self._images, "focus_dpt": focus_dpt, "blur_gain": blur_gain}
-        inverse_depth, confidence, sharp = self._run(feeds)
-        depth_m, confidence = hide_unseen(stack, _depth_m(inverse_depth), confidence)
-        return EngineOutput(depth_m, confidence, _to_8_bit(sharp))
+        focus_dpt, blur_gain = lens_inputs(stack)
+        lens = {"focus_dpt": focus_dpt, "blur_gain": blur_gain}
+        count, (height, width) = len(stack.images), stack.images[0].shape[:2]
+        stages = self._stages
+        if stages is not None:
+            stack = replace(stack, images=without_gaps(stack))
+            inverse_depth, confidence = self._guarded(
+                f"{count} slices of {width} x {height}", lambda: stages.run(stack, lens)
+            )
+            sharp = all_in_focus(stack, inverse_depth)
+        else:
+            self._images = colour_planes(stack, self._images)
+            inverse_depth, confidence, planes = self._run({"images": self._images, **lens})
+            sharp = to_8_bit(planes)
+        depth_m, confidence = hide_unseen(stack, to_metres(inverse_depth), confidence)
+        return EngineOutput(depth_m, confidence, sharp)
+
+    def prepare(self, image: Image, number: int, row: int, count: int) -> None:
+        """Work on a slice of a stack to come, see `engine.base.StreamingEngine`."""
+        stages = self._stages
+        if stages is not None:
+            self._guarded("a slice", lambda: stages.prepare(image, number, row, count))
 
     def _run(self, feeds: dict[str, FloatImage]) -> list[FloatImage]:
-        assert self._manifest is not None
         count, _, height, width = feeds["images"].shape
-        what = f"model {self._manifest.name} on {count} slices of {width} x {height}"
-        try:
-            outputs: list[FloatImage] = self._session.run(list(OUTPUTS), feeds)
-        except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors have no common root of their own
-            raise EngineError(
-                f"{what} failed: {_first_line(error)}; if memory is short, use smaller images or fewer slices, "
-                "else export the model again"
-            ) from error
+        what = f"{count} slices of {width} x {height}"
+        outputs: list[FloatImage] = self._guarded(what, lambda: self._session.run(list(OUTPUTS), feeds))
         for (name, (shape, _)), output in zip(OUTPUTS.items(), outputs, strict=True):
             expected = tuple({"height": height, "width": width}.get(str(n), n) for n in shape)
             if output.shape != expected:
+                assert self._manifest is not None
                 raise EngineError(
-                    f"{what}: expected {name} of shape {expected}, got {output.shape}: export it again"
+                    f"model {self._manifest.name} on {what}: expected {name} of shape {expected}, "
+                    f"got {output.shape}: export it again"
                 )
         return outputs
+
+    def _guarded(self, what: str, run: Callable[[], T]) -> T:
+        """Return what `run` does; raise EngineError, with what it was run on, if ONNX Runtime fails."""
+        try:
+            return run()
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors have no common root of their own
+            assert self._manifest is not None
+            raise EngineError(
+                f"model {self._manifest.name} on {what} failed: {_first_line(error)}; if memory is short, use "
+                "smaller images or fewer slices, else export the model again"
+            ) from error
 
 
 def physical_cores() -> int:
@@ -137,7 +188,8 @@ def physical_cores() -> int:
     return max(1, len(cores))
 
 
-def _import_runtime() -> Any:
+def import_runtime() -> Any:
+    """Return the module of ONNX Runtime; raise EngineError, with what to install, if it cannot be imported."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -148,8 +200,14 @@ def _import_runtime() -> Any:
     return onnxruntime
 
 
-def _load(runtime: Any, path: Path, threads: int) -> Any:
-    """Return the session of a model.
+def load_session(runtime: Any, path: Path, threads: int, wanted: Sequence[str] = (CUDA, CPU)) -> Any:
+    """Return the session of a graph.
+
+    Args:
+        runtime: the module of ONNX Runtime.
+        path: of the graph.
+        threads: how many CPU threads work on one run.
+        wanted: where to run it, in words of ONNX Runtime; the first that is there.
 
     Raises:
         EngineError: if ONNX Runtime does not take the file.
@@ -160,7 +218,10 @@ def _load(runtime: Any, path: Path, threads: int) -> Any:
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
     # Between two stacks the cores belong to the camera and the messages.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    providers = [p for p in (CUDA, CPU) if p in runtime.get_available_providers()]
+    # Not with the 10 bits of mantissa that GPUs take for single precision by default.
+    settings: dict[str, dict[str, str]] = {CUDA: {"use_tf32": "0"}}
+    there = runtime.get_available_providers()
+    providers = [(name, settings.get(name, {})) for name in wanted if name in there]
     try:
         return runtime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors have no common root of their own
@@ -184,34 +245,24 @@ def _check_tensors(path: Path, session: Any) -> None:
             )
 
 
+def _check_stages(files: tuple[Path, Path], encoder: Any, head: Any) -> None:
+    """Raise EngineError where the tensors of the two stages are not those of the contract."""
+    for path, kind, found, expected in (
+        (files[0], "inputs", encoder.get_inputs(), ("images",)),
+        (files[0], "outputs", encoder.get_outputs(), ENCODED),
+        (files[1], "inputs", head.get_inputs(), (*JOINED, "focus_dpt", "blur_gain")),
+        (files[1], "outputs", head.get_outputs(), FOUND),
+    ):
+        names = {t.name for t in found}
+        if names != set(expected):
+            raise EngineError(
+                f"{path}: expected {kind} {sorted(expected)}, got {sorted(names)}: export the model again"
+            )
+
+
 def _in_words(tensors: dict[str, tuple[str, int]]) -> str:
     return ", ".join(f"{name} {kind} of {rank}D" for name, (kind, rank) in sorted(tensors.items()))
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _lens_inputs(stack: AlignedStack) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Return focus positions (N,) in dioptres and blur gain (1,) in px/dpt; raise StackError if not usable."""
-    focus_dpt = np.asarray(stack.focus_dpt, dtype=np.float32)
-    if not (np.all(np.isfinite(focus_dpt)) and np.all(np.diff(focus_dpt) < 0.0) and focus_dpt[-1] >= 0.0):
-        raise StackError(f"expected focus positions that fall from slice to slice, got {focus_dpt} dpt")
-    blur_gain = np.array([stack.blur_gain_px_per_dpt], np.float32)
-    if not (np.isfinite(blur_gain[0]) and blur_gain[0] > 0.0):
-        raise StackError(f"expected a blur gain above 0 px/dpt, got {blur_gain[0]}: check the lens data")
-    return focus_dpt, blur_gain
-
-
-def _depth_m(inverse_depth: FloatImage) -> FloatImage:
-    """Return metres, +inf for 0 dioptres and below."""
-    dpt = np.maximum(inverse_depth, np.float32(0.0))
-    dpt += np.float32(0.0)  # turns -0 into 0, whose inverse is +inf
-    with np.errstate(divide="ignore", over="ignore"):
-        return np.divide(np.float32(1.0), dpt, out=dpt)
-
-
-def _to_8_bit(planes: FloatImage) -> npt.NDArray[np.uint8]:
-    """Return (H, W, 3) RGB of 8 bits from (3, H, W) in 0..1."""
-    merged = cv2.merge([cv2.convertScaleAbs(plane, alpha=255.0) for plane in planes])
-    return np.asarray(merged, dtype=np.uint8)

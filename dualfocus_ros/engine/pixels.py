@@ -6,10 +6,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from dualfocus_ros.types import MIN_SLICES, AlignedStack, FloatImage, Image
+
+MOST_ROWS = 32767  # of an image that OpenCV remaps
 
 
 def bits_used(images: Sequence[Image]) -> int:
@@ -25,7 +28,7 @@ def bits_used(images: Sequence[Image]) -> int:
 def colour_planes(stack: AlignedStack, buffer: FloatImage) -> FloatImage:
     """Return the slices as a network takes them: (N, 3, H, W) in 0..1; grey goes into all three planes.
 
-    Where a slice does not see a pixel, the nearest slice in the stack that does stands in.
+    It is of the images `without_gaps`.
 
     Args:
         stack: any.
@@ -35,29 +38,82 @@ def colour_planes(stack: AlignedStack, buffer: FloatImage) -> FloatImage:
     shape = (len(stack.images), 3, height, width)
     if buffer.shape != shape:
         buffer = np.empty(shape, np.float32)
-    scale = np.float32(1.0 / (2 ** bits_used(stack.images) - 1))
-    for planes, image in zip(buffer, stack.images, strict=True):
-        channels = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
-        np.multiply(channels, scale, out=planes, dtype=np.float32)
-    if stack.valid is not None:
-        _fill_unseen(buffer, stack.valid)
+    images = without_gaps(stack)
+    bits = bits_used(images)
+    for planes, image in zip(buffer, images, strict=True):
+        fill_planes(image, bits, planes)
     return buffer
 
 
-def _fill_unseen(images: FloatImage, seen: npt.NDArray[np.bool_]) -> None:
-    """Fill pixels (N, 3, H, W) that a slice does not see from the nearest slice that does, in place.
+def fill_planes(image: Image, bits: int, planes: FloatImage) -> None:
+    """Write an image (H, W, 3) or (H, W) that uses so many bits into planes (3, H', W'), 0..1.
+
+    H' and W' may be larger: the last row and column are repeated.
+    """
+    height, width = image.shape[:2]
+    channels = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
+    np.multiply(channels, np.float32(1.0 / (2**bits - 1)), out=planes[:, :height, :width], dtype=np.float32)
+    repeat_border(planes, height, width)
+
+
+def repeat_border(planes: FloatImage, height: int, width: int) -> None:
+    """Fill planes (C, H', W') beyond a height and width with the row and column before, in place."""
+    planes[:, :height, width:] = planes[:, :height, width - 1 : width]
+    planes[:, height:] = planes[:, height - 1 : height]
+
+
+def all_in_focus(stack: AlignedStack, inverse_depth: FloatImage) -> npt.NDArray[np.uint8]:
+    """Return the sharp composite (H, W, 3), 8 bits: of each pixel the two slices around its depth, in dioptres.
+
+    Args:
+        stack: any.
+        inverse_depth: (H, W) dioptres; beyond the focus range the end slice is taken.
+    """
+    focus_dpt = stack.focus_dpt.astype(np.float32)
+    place = np.zeros_like(inverse_depth)  # index of the slice
+    part = np.empty_like(inverse_depth)
+    for near, far in zip(focus_dpt, focus_dpt[1:], strict=False):
+        np.subtract(near, inverse_depth, out=part)
+        part *= np.float32(1.0) / max(near - far, np.float32(1e-6))
+        np.clip(part, 0.0, 1.0, out=part)
+        place += part
+    height, width = inverse_depth.shape
+    count, scale = len(stack.images), 255.0 / (2 ** bits_used(stack.images) - 1)
+    sharp = np.empty((height, width, 3), np.uint8)
+    columns = np.broadcast_to(np.arange(width, dtype=np.float32), (height, width))
+    # Rows of all slices in turn: between rows y N + i and y N + i + 1 an interpolation is one between slices.
+    rows = max(1, MOST_ROWS // count)
+    for top in range(0, height, rows):
+        part_of = slice(top, min(top + rows, height))
+        turns = np.stack([image[part_of] for image in stack.images], axis=1)
+        lines = turns.reshape(-1, *turns.shape[2:])
+        down = np.arange(lines.shape[0] // count, dtype=np.float32)[:, None] * count + place[part_of]
+        found = cv2.remap(lines, columns[part_of], down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        if found.dtype != np.uint8:
+            found = cv2.convertScaleAbs(found, alpha=scale)
+        sharp[part_of] = found[..., None] if found.ndim == 2 else found
+    return sharp
+
+
+def without_gaps(stack: AlignedStack) -> tuple[Image, ...]:
+    """Return the images; what a slice does not see is taken from the nearest slice in the stack that does.
 
     Equal pixels in two slices carry no cue of where the focus is. Where no slice sees, all is left as it is.
     """
-    count = len(images)
+    if stack.valid is None:
+        return stack.images
+    seen, count = stack.valid, len(stack.images)
+    images = [image if valid.all() else image.copy() for image, valid in zip(stack.images, seen, strict=True)]
     for n in range(count):
         empty = ~seen[n]
         # By distance in the stack, the nearer focus first.
         for m in sorted((m for m in range(count) if m != n), key=lambda m: abs(m - n)):
             if not empty.any():
                 break
-            np.copyto(images[n], images[m], where=empty & seen[m])
+            taken = empty & seen[m]
+            images[n][taken] = images[m][taken]
             empty &= ~seen[m]
+    return tuple(images)
 
 
 def hide_unseen(stack: AlignedStack, depth_m: FloatImage, confidence: FloatImage) -> tuple[FloatImage, FloatImage]:

@@ -7,10 +7,12 @@ a model holds its answer to a stack given by formulas here, and whoever runs the
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 import numpy.typing as npt
 
-from dualfocus_ros.engine.base import DepthEngine, EngineOutput
+from dualfocus_ros.engine.base import EngineOutput
 from dualfocus_ros.engine.manifest import SELF_CHECK_CELLS, ModelManifest
 from dualfocus_ros.errors import EngineError
 from dualfocus_ros.types import AlignedStack, Intrinsics, LensModel
@@ -18,6 +20,7 @@ from dualfocus_ros.types import AlignedStack, Intrinsics, LensModel
 SLICES, CELL_PX = 5, 8
 LENS = LensModel(focal_length_m=0.016, f_number=1.4, pixel_pitch_m=2.25e-5)
 NEAREST_DPT, FARTHEST_DPT = 2.5, 1.5
+CHECK_SHAPE = (SLICES, CELL_PX * SELF_CHECK_CELLS[0], CELL_PX * SELF_CHECK_CELLS[1])  # slices, height, width
 # Waves of the texture: periods in pixels, from fine to coarse.
 PERIODS_PX = (2.7, 3.9, 5.3, 7.9, 13.0, 29.0)
 GREY, CONTRAST = 0.45, 0.09
@@ -66,7 +69,18 @@ def summary_of(output: EngineOutput) -> list[list[float]]:
     return [[round(float(value), 6) for value in row] for row in cells]
 
 
-def self_check(engine: DepthEngine, manifest: ModelManifest) -> float | None:
+class Answers(Protocol):
+    """An engine, or what it runs."""
+
+    @property
+    def device(self) -> str:
+        """Where it runs, in words."""
+
+    def infer(self, stack: AlignedStack) -> EngineOutput:
+        """Estimate depth."""
+
+
+def self_check(engine: Answers, manifest: ModelManifest) -> float | None:
     """Return by how much of the depth the engine is off what the manifest says; None where that says nothing.
 
     Raises:

@@ -14,16 +14,17 @@ from typing import Any
 from sensor_msgs.msg import CameraInfo, Image, JointState, PointCloud2
 
 from dualfocus_ros import messages, parameters
+from dualfocus_ros.engine.base import CompilerOptions
 from dualfocus_ros.engine.manifest import DEFAULT_MODEL
 from dualfocus_ros.engine.pick import ENGINE_CHOICES, describe, make_engine, takes_model
-from dualfocus_ros.errors import DualFocusError, EngineError
+from dualfocus_ros.errors import DualFocusError, EngineError, EngineNotReady
 from dualfocus_ros.estimator import DepthEstimator, EstimatorConfig
 from dualfocus_ros.nodes.base import ManagedNode
 from dualfocus_ros.nodes.rates import Rate
 from dualfocus_ros.nodes.runner import run_until_stopped
 from dualfocus_ros.nodes.worker import LatestWorker
 from dualfocus_ros.stack import BufferConfig, FocalStackBuffer
-from dualfocus_ros.types import DepthEstimate, FocalStack
+from dualfocus_ros.types import DepthEstimate, FocalSlice, FocalStack
 
 DEPTH_ENCODINGS = ("32FC1", "16UC1")
 LATENCY_KEY = "latency from last frame [ms]"
@@ -36,8 +37,9 @@ class DepthNodeConfig:
     engine: str = field(
         default="auto",
         metadata={
-            "doc": "Engine that estimates the depth: onnx runs the network on ONNX Runtime, classical needs no "
-            "network, auto takes what runs the network best here.",
+            "doc": "Engine that estimates the depth: tensorrt runs the network on an NVIDIA GPU, onnx runs it on "
+            "ONNX Runtime, torch on PyTorch (for development), classical needs no network, auto takes what runs "
+            "the network best here.",
             "choices": ENGINE_CHOICES,
         },
     )
@@ -45,6 +47,13 @@ class DepthNodeConfig:
         default=DEFAULT_MODEL,
         metadata={
             "doc": "Network to run: name of an installed model, or path of an .onnx file; classical has none."
+        },
+    )
+    engine_cache: str = field(
+        default="",
+        metadata={
+            "doc": "Folder of the engines that tensorrt compiles; empty: $DUALFOCUS_ENGINE_CACHE, else "
+            "~/.cache/dualfocus_ros."
         },
     )
     depth_encoding: str = field(
@@ -82,16 +91,19 @@ class DepthNode(ManagedNode):
         self._buffer = FocalStackBuffer(self._buffer_config)
         self._cloud = messages.PointCloudWriter()
         self._rates = {name: Rate() for name in ("camera/image_raw", "camera/camera_info", "camera/lens", "depth")}
+        self._prepared_ns = 0  # stamp of the newest slice that the worker was told to begin with
         self._drops: Counter[str] = Counter()
         self._drops_lock = threading.Lock()
         self._breathing = ""
+        self._not_ready = ""
         self._latency_s = 0.0
 
     def configure(self) -> None:
         """Load the engine and create the publishers."""
         name = self._config.engine
         model = self._config.model if takes_model(name) else None
-        engine = self._resources.enter_context(make_engine(name, model))
+        options = CompilerOptions(self._config.engine_cache, wait=False, report=self.get_logger().info)
+        engine = self._resources.enter_context(make_engine(name, model, options))
         self._estimator = DepthEstimator(engine, self._estimator_config)
         self._resources.callback(self._forget_outputs)
         self.outputs = (
@@ -169,24 +181,47 @@ class DepthNode(ManagedNode):
         except DualFocusError as error:
             self._reject(f"unusable {topic}", error)
             return
-        if not stacks or self._worker is None:
+        if self._worker is None:
             return
         if not any(p.get_subscription_count() for p in self.outputs):
-            self._count("stack: nobody subscribes", len(stacks))
+            if stacks:
+                self._count("stack: nobody subscribes", len(stacks))
+            return
+        if not stacks:
+            settled = self._buffer.settled
+            if settled and settled[-1].stamp_ns != self._prepared_ns:
+                self._prepared_ns = settled[-1].stamp_ns
+                self._worker.put_aside(partial(self._prepare, settled))
             return
         replaced = self._worker.put(stacks[-1])
         self._count("stack: engine busy", len(stacks) - 1 + replaced)
+
+    def _prepare(self, slices: tuple[FocalSlice, ...]) -> None:
+        """Begin with the slices of the sweep under way; runs on the worker thread."""
+        assert self._estimator is not None
+        try:
+            self._estimator.prepare(slices)
+        except EngineError:
+            raise
+        except DualFocusError:
+            return  # it will be told of the stack
 
     def _estimate(self, stack: FocalStack) -> None:
         """Estimate and publish one stack; runs on the worker thread."""
         assert self._estimator is not None
         try:
             estimate = self._estimator.estimate(stack)
+        except EngineNotReady as error:
+            self._not_ready = str(error)
+            self._count("stack: engine not ready", 1)
+            self.get_logger().info(self._not_ready, throttle_duration_sec=5.0)
+            return
         except EngineError:
             raise
         except DualFocusError as error:
             self._reject("stack: no estimate", error)
             return
+        self._not_ready = ""
         if not self.active:
             return
         self._report_breathing()
@@ -293,6 +328,8 @@ class DepthNode(ManagedNode):
                 f"no message for {timeout_s:g} s on {names}: is the camera node running, is the topic remapped, "
                 "and does its QoS fit (ros2 topic info -v)?"
             )
+        if self._not_ready:
+            return 1, self._not_ready
         silence_s = self._rates["depth"].silent_for_s()
         if self._buffer.positions_dpt:
             # A sweep may take as long as its stack may be old.

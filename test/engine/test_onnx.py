@@ -261,8 +261,8 @@ def test_takes_a_gpu_where_onnx_runtime_has_one(
     asked = []
 
     class Session(onnxruntime.InferenceSession):  # type: ignore[misc]
-        def __init__(self, path: str, options: Any, providers: list[str]) -> None:
-            asked.extend(providers)
+        def __init__(self, path: str, options: Any, providers: list[tuple[str, dict[str, str]]]) -> None:
+            asked.extend(name for name, _ in providers)
             super().__init__(path, options, providers=["CPUExecutionProvider"])
 
         def get_providers(self) -> list[str]:

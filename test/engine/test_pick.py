@@ -10,15 +10,29 @@ from dualfocus_ros.engine import pick
 from dualfocus_ros.engine.classical import ClassicalEngine
 from dualfocus_ros.engine.onnx import OnnxEngine
 from dualfocus_ros.engine.pick import ENGINE_CHOICES, choose_engine, describe, make_engine, takes_model
+from dualfocus_ros.engine.tensorrt import TensorRtEngine
+from dualfocus_ros.engine.torch import TorchEngine
 from dualfocus_ros.errors import EngineError
 
 
 def test_names_and_what_they_stand_for() -> None:
-    assert ENGINE_CHOICES == ("auto", "onnx", "classical")
-    assert [type(make_engine(name)) for name in ENGINE_CHOICES] == [OnnxEngine, OnnxEngine, ClassicalEngine]
-    assert [takes_model(name) for name in ENGINE_CHOICES] == [True, True, False]
-    assert choose_engine("classical").reason == choose_engine("onnx").reason == ""
-    assert "network" in choose_engine("auto").reason
+    assert ENGINE_CHOICES == ("auto", "tensorrt", "onnx", "torch", "classical")
+    engines = [type(make_engine(name)) for name in ENGINE_CHOICES[1:]]
+    assert engines == [TensorRtEngine, OnnxEngine, TorchEngine, ClassicalEngine]
+    assert [takes_model(name) for name in ENGINE_CHOICES] == [True, True, True, True, False]
+    assert all(choose_engine(name).reason == "" for name in ENGINE_CHOICES[1:])
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "name", "reason"),
+    [("", "tensorrt", "fastest on this GPU"), ("there is no NVIDIA GPU", "onnx", "there is no NVIDIA GPU")],
+)
+def test_auto_takes_the_gpu_where_there_is_one(
+    obstacle: str, name: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pick, "tensorrt_obstacle", lambda: obstacle)
+    found = choose_engine("auto")
+    assert found.name == name and reason in found.reason
 
 
 def test_auto_says_what_it_took_and_why(tmp_path: Path) -> None:

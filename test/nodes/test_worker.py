@@ -118,3 +118,32 @@ def test_it_holds_no_item_while_it_waits() -> None:
         time.sleep(0.01)
     assert held() is None
     assert worker.stop(5.0)
+
+
+def test_what_is_put_aside_waits_for_the_items_and_only_the_last_is_done() -> None:
+    gate = Gate()
+    worker = LatestWorker(gate, fail_the_test, "test")
+    worker.put(1)
+    gate.wait_for_start()
+    done = threading.Event()
+    worker.put_aside(lambda: gate.seen.append("replaced"))
+    worker.put_aside(lambda: (gate.seen.append("aside"), done.set()))  # type: ignore[func-returns-value]
+    worker.put(2)
+    gate.let_through.release()
+    gate.wait_for_start()
+    gate.let_through.release()
+    assert done.wait(5.0)
+    assert gate.seen == [1, 2, "aside"]
+    assert worker.stop(5.0)
+
+
+def test_what_is_put_aside_is_dropped_at_the_end() -> None:
+    gate = Gate()
+    worker = LatestWorker(gate, fail_the_test, "test")
+    worker.put(1)
+    gate.wait_for_start()
+    worker.put_aside(lambda: gate.seen.append("aside"))
+    assert not worker.stop(0.0)
+    gate.let_through.release()
+    assert worker.stop(5.0)
+    assert gate.seen == [1]

@@ -97,5 +97,13 @@ def test_benchmark_measures_what_it_names(tmp_path):
     output = numbers["output"]
     assert set(output["each_ms"]) == {"depth", "camera_info", "points", "confidence", "all_in_focus"}
     assert output["all_ms"] > output["depth_points_ms"] > output["each_ms"]["points"] > 0
-    assert numbers["engines"]["classical"]["slices"] == 4
+    (engine,) = numbers["engines"]
+    assert engine["name"] == "classical" and numbers["slices"] == 4
+    assert 0 < engine["whole_ms"] <= engine["whole_p99_ms"] and engine["memory_mb"] > 30
+    assert engine["last_ms"] is None and engine["most_differs"] == 0.0
     assert "publish depth + points" in out
+    sweep, sliding = numbers["path"]["sweep"], numbers["path"]["sliding"]
+    assert sweep["engine"] == sliding["engine"] == "classical" and len(sweep["run_ms"]) == 10
+    assert 0 < min(sweep["run_ms"]) <= sweep["latency_ms"] <= sweep["latency_p99_ms"] <= max(sweep["run_ms"])
+    assert 0 < sliding["maps_per_s"] < 40  # no more than frames
+    assert "from the last image message of a sweep to its depth message" in out

@@ -33,7 +33,7 @@ ENUMERATED = {
     "driver": ("simulated", "folder"),
     "sweep.spacing": ("dioptres", "metres"),
     "sweep.pattern": ("sawtooth", "back_and_forth"),
-    "engine": ("auto", "onnx", "classical"),
+    "engine": ("auto", "tensorrt", "onnx", "torch", "classical"),
     "depth_encoding": ("32FC1", "16UC1"),
     "mode": ("sweep", "sliding"),
     "breathing": ("auto", "camera_info", "thin_lens", "none"),
@@ -112,6 +112,7 @@ def test_every_parameter_is_described_and_bounded(make: Maker, kind: type[Any]) 
             "frame_id",
             "folder.path",
             "model",
+            "engine_cache",
         ):
             for choice in ENUMERATED[name]:
                 assert choice in descriptor.additional_constraints, name
