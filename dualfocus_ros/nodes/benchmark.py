@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures the depth node as it runs: real messages from another process, real subscribers in a third."""
+"""Measures the engines, and the depth node as it runs: real messages from and to other processes."""
 
 from __future__ import annotations
 
+import itertools
+import json
 import statistics
 import subprocess
 import sys
@@ -10,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -25,9 +27,10 @@ from sensor_msgs.msg import CameraInfo, Image, JointState, PointCloud2
 from tabulate import tabulate
 
 from dualfocus_ros import dds, messages
-from dualfocus_ros.engine.pick import make_engine, takes_model
+from dualfocus_ros.engine.manifest import DEFAULT_MODEL
 from dualfocus_ros.errors import ParameterError
-from dualfocus_ros.estimator import DepthEstimator
+from dualfocus_ros.evaluation.roofline import measure_ceilings, measure_graphs, roofline_table
+from dualfocus_ros.evaluation.speed import as_json, candidates, measure_speed, speed_table
 from dualfocus_ros.nodes.base import OUTPUT_QOS
 from dualfocus_ros.nodes.depth_node import DepthNode
 from dualfocus_ros.sweep import SweepConfig, focus_positions_m
@@ -36,8 +39,9 @@ from dualfocus_ros.types import DepthEstimate, FocalSlice, FocalStack, Intrinsic
 LENS = LensModel(focal_length_m=0.016, f_number=1.4, pixel_pitch_m=13.75e-6)
 FRAME_ID = "camera_optical_frame"
 REPEATS = 100
-ENGINE_REPEATS = 7
 START_UP_S = 15.0
+COMPILE_S = 900.0  # longest time until the first depth comes: an engine may be compiled first
+SWEEPS, WARM_UP = 12, 2  # the first ones make room for what follows: they do not count
 
 
 @dataclass(frozen=True)
@@ -51,12 +55,14 @@ class BenchmarkConfig:
     seconds: float = 10.0
     engines: tuple[str, ...] = ("auto",)
     model: str | None = None
+    runs: int = 20
 
     def __post_init__(self) -> None:
         """Check the ranges; raise ParameterError."""
-        if min(self.width, self.height) < 16 or self.slices < 3 or not (self.rate_hz > 0 and self.seconds > 0):
+        enough = min(self.width, self.height) >= 16 and self.slices >= 3 and self.runs >= 1
+        if not (enough and self.rate_hz > 0 and self.seconds > 0):
             raise ParameterError(
-                f"expected at least 16x16 pixels, 3 slices, a rate and seconds above 0, got {self}"
+                f"expected at least 16x16 pixels, 3 slices, a run, a rate and seconds above 0, got {self}"
             )
 
 
@@ -83,7 +89,19 @@ def measure(config: BenchmarkConfig) -> dict[str, Any]:
     dds.use_profile()
     stack = _textured_stack(config)
     result: dict[str, Any] = {"width": config.width, "height": config.height, "rate_hz": config.rate_hz}
-    result["engines"] = dict(_measure_engine(name, config.model, stack) for name in config.engines)
+    found = candidates(config.engines, config.model)
+    speeds = measure_speed(found, stack, config.runs)
+    result["slices"], result["engines"] = config.slices, as_json(speeds)
+    result["engines_table"] = speed_table(speeds)
+    if any(candidate.name == "onnx" for candidate in found):
+        ceilings = measure_ceilings()
+        shape = (config.slices, config.height, config.width)
+        graphs = measure_graphs(config.model or DEFAULT_MODEL, *shape, config.runs, ceilings)
+        result["roofline"] = {
+            "ceilings": asdict(ceilings),
+            "graphs": [{**graph.summary(), "run_ms": graph.run_ms} for graph in graphs],
+        }
+        result["roofline_table"] = roofline_table(graphs, ceilings)
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     try:
         # The engine is measured above; of the node, only the ROS side is.
@@ -94,6 +112,7 @@ def measure(config: BenchmarkConfig) -> dict[str, Any]:
         result["output"] = _measure_output(node, config)
         node.close()
         node.destroy_node()
+        result["path"] = {mode: _measure_path(config, mode) for mode in ("sweep", "sliding")}
     finally:
         rclpy.try_shutdown()
     return result
@@ -117,12 +136,17 @@ def report(result: dict[str, Any]) -> str:
     ros = tabulate(
         rows, headers=[f"ROS side, {size}", "median ms", f"core at {result['rate_hz']:g} Hz"], floatfmt=".3f"
     )
-    engines = [
-        [name, e["device"], e["align_ms"], e["engine_ms"], e["slices"]] for name, e in result["engines"].items()
-    ]
-    head = ["engine", "device", "align ms", "engine ms", "slices"]
     frames = f"input measured over {inp['frames']} frames"
-    return f"{ros}\n{frames}\n\n{tabulate(engines, headers=head, floatfmt='.1f')}"
+    text = f"{ros}\n{frames}\n\nEngines, {result['slices']} slices of {size}\n{result['engines_table']}"
+    if "roofline_table" in result:
+        text += f"\n\nGraphs of the network on the CPU\n{result['roofline_table']}"
+    sweep, sliding = (result["path"][mode] for mode in ("sweep", "sliding"))
+    return (
+        f"{text}\n\nThrough the node, with {sweep['engine']}, frames at {result['rate_hz']:g} Hz\n"
+        f"from the last image message of a sweep to its depth message: median {sweep['latency_ms']:.1f} ms, p99 "
+        f"{sweep['latency_p99_ms']:.1f} ms, over {len(sweep['run_ms'])} sweeps\n"
+        f"sliding: {sliding['maps_per_s']:.1f} depth maps/s"
+    )
 
 
 def _textured_stack(config: BenchmarkConfig) -> FocalStack:
@@ -131,27 +155,19 @@ def _textured_stack(config: BenchmarkConfig) -> FocalStack:
     distances = focus_positions_m(SweepConfig(slices=config.slices))
     slices = []
     for i, s in enumerate(distances):
-        fx = LENS.focal_length_m * s / (s - LENS.focal_length_m) / LENS.pixel_pitch_m
         image = rng.integers(0, 256, (config.height, config.width, 3), dtype=np.uint8)
-        slices.append(FocalSlice(image, i, s, _intrinsics(config, fx)))
+        slices.append(FocalSlice(image, i, s, _focused(config, s)))
     return FocalStack.from_slices(slices, LENS, frame_id=FRAME_ID)
+
+
+def _focused(config: BenchmarkConfig, focus_m: float) -> Intrinsics:
+    """Return the intrinsics of LENS, focused there."""
+    image_m = LENS.focal_length_m * focus_m / (focus_m - LENS.focal_length_m)
+    return _intrinsics(config, image_m / LENS.pixel_pitch_m)
 
 
 def _intrinsics(config: BenchmarkConfig, fx_px: float) -> Intrinsics:
     return Intrinsics(config.width, config.height, fx_px, fx_px, (config.width - 1) / 2, (config.height - 1) / 2)
-
-
-def _measure_engine(name: str, model: str | None, stack: FocalStack) -> tuple[str, dict[str, Any]]:
-    """Return the engine's own name (never auto), and what it takes."""
-    with make_engine(name, model if takes_model(name) else None) as engine:
-        estimator = DepthEstimator(engine)
-        times = []
-        for _ in range(ENGINE_REPEATS + 1):
-            estimator.estimate(stack)
-            times.append((estimator.timing.align_s * 1e3, estimator.timing.engine_s * 1e3))
-        align_ms, engine_ms = (statistics.median(column) for column in zip(*times[1:], strict=True))
-        numbers = {"align_ms": align_ms, "engine_ms": engine_ms, "slices": len(stack.slices)}
-        return engine.name, {"device": engine.device, **numbers}
 
 
 def _measure_input(node: TimedDepthNode, config: BenchmarkConfig) -> dict[str, Any]:
@@ -220,30 +236,132 @@ def _spin(executor: SingleThreadedExecutor, seconds: float, until: Callable[[], 
         executor.spin_once(timeout_sec=0.1)
 
 
+def _measure_path(config: BenchmarkConfig, mode: str) -> dict[str, Any]:
+    """Run a node with the first engine on sweeps from another process, which takes the time until depth comes."""
+    given = {"engine": config.engines[0], "mode": mode, "max_stack_age_s": 0.0}
+    if config.model is not None:
+        given["model"] = config.model
+    node = DepthNode(parameter_overrides=[Parameter(n, value=v) for n, v in given.items()])
+    node.start()
+    if node.failure is not None:
+        raise node.failure
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    with _peer(mode, config, stdout=subprocess.PIPE) as peer:
+        _spin(executor, COMPILE_S, until=lambda: peer.poll() is not None or node.failure is not None)
+        assert peer.stdout is not None
+        told = peer.stdout.read() if peer.poll() == 0 else b""
+    failure = node.failure
+    (engine,) = (value for key, value in node.diagnose().values.items() if key == "engine")
+    executor.remove_node(node)
+    node.close()
+    node.destroy_node()
+    if failure is not None:
+        raise failure
+    if not told:
+        raise ParameterError(f"no depth came through the node within {COMPILE_S:g} s: see its log above")
+    return {"engine": engine, **json.loads(told)}
+
+
 @contextmanager
-def _peer(role: str, config: BenchmarkConfig) -> Iterator[None]:
-    """Run the sending or receiving side in a process of its own."""
-    command = [sys.executable, "-m", __name__, role, str(config.width), str(config.height), str(config.rate_hz)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE)
+def _peer(role: str, config: BenchmarkConfig, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """Run one of ROLES in a process of its own."""
+    command = [sys.executable, "-m", __name__, role, json.dumps(asdict(config))]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, **options)
     try:
-        yield
+        yield process
     finally:
         assert process.stdin is not None
         process.stdin.close()  # the peer ends when its input does, also if this process is killed
         process.wait(timeout=10)
 
 
+class _Camera:
+    """Publishes frames as a camera node does."""
+
+    def __init__(self, node: Node, config: BenchmarkConfig) -> None:
+        self._config = config
+        self._image = node.create_publisher(Image, "camera/image_raw", OUTPUT_QOS)
+        self._info = node.create_publisher(CameraInfo, "camera/camera_info", OUTPUT_QOS)
+        self._lens = node.create_publisher(JointState, "camera/lens", OUTPUT_QOS)
+        self._pixels = [np.asarray(s.image, np.uint8) for s in _textured_stack(config).slices]
+
+    def publish(self, number: int, focus_m: float) -> int:
+        """Publish one of the images, focused there; return the stamp."""
+        stamp_ns = time.time_ns()
+        self._lens.publish(messages.lens_message(LensState(stamp_ns, focus_m, LENS), FRAME_ID))
+        intrinsics = _focused(self._config, focus_m)
+        self._info.publish(messages.camera_info_message(intrinsics, stamp_ns, FRAME_ID))
+        self._image.publish(messages.rgb_message(self._pixels[number], stamp_ns, FRAME_ID))
+        return stamp_ns
+
+
 def _send(node: Node, config: BenchmarkConfig, stop: threading.Event) -> None:
     """Publish frames of a lens that stands still: all the work of the input, and no stack."""
-    image = node.create_publisher(Image, "camera/image_raw", OUTPUT_QOS)
-    info = node.create_publisher(CameraInfo, "camera/camera_info", OUTPUT_QOS)
-    lens = node.create_publisher(JointState, "camera/lens", OUTPUT_QOS)
-    pixels = np.random.default_rng(0).integers(0, 256, (config.height, config.width, 3), dtype=np.uint8)
+    camera = _Camera(node, config)
     while not stop.wait(1.0 / config.rate_hz):
-        stamp_ns = time.time_ns()
-        lens.publish(messages.lens_message(LensState(stamp_ns, 1.0, LENS), FRAME_ID))
-        info.publish(messages.camera_info_message(_intrinsics(config, 1200.0), stamp_ns, FRAME_ID))
-        image.publish(messages.rgb_message(pixels, stamp_ns, FRAME_ID))
+        camera.publish(0, 1.0)
+
+
+class _Depths:
+    """When depth came, and of which stamp."""
+
+    def __init__(self, node: Node) -> None:
+        self.came: dict[int, float] = {}
+        node.create_subscription(Image, "dualfocus/depth", self._take, qos_profile_sensor_data)
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(node)
+
+    def _take(self, message: Image) -> None:
+        self.came[messages.stamp_to_ns(message.header.stamp)] = time.perf_counter()
+
+    def wait(self, seconds: float) -> None:
+        """Take messages for that long."""
+        _spin(self._executor, seconds)
+
+    def wait_for(self, stamps: set[int], seconds: float) -> float | None:
+        """Take messages until one has any of the stamps; return when it came, None if not within the time."""
+        _spin(self._executor, seconds, until=lambda: not stamps.isdisjoint(self.came))
+        return next((self.came[stamp] for stamp in stamps if stamp in self.came), None)
+
+
+def _sweep(node: Node, config: BenchmarkConfig, stop: threading.Event) -> None:
+    """Send sweep after sweep; print how long after the last frame of each its depth came."""
+    camera, depths = _Camera(node, config), _Depths(node)
+    distances = focus_positions_m(SweepConfig(slices=config.slices))
+    run_ms: list[float] = []
+    while len(run_ms) < SWEEPS and not stop.is_set():
+        stamps = set()
+        for number, focus_m in enumerate(distances):
+            depths.wait(1.0 / config.rate_hz)
+            last = time.perf_counter()
+            stamps.add(camera.publish(number, focus_m))
+        # The first sweeps have no depth: the node is yet to learn where they end, or compiles.
+        came_s = depths.wait_for(stamps, START_UP_S if depths.came else 0.5)
+        if came_s is not None:
+            run_ms.append(1e3 * (came_s - last))
+    if len(run_ms) == SWEEPS:
+        run_ms = run_ms[WARM_UP:]
+        latency = {"latency_ms": statistics.median(run_ms), "latency_p99_ms": float(np.quantile(run_ms, 0.99))}
+        print(json.dumps({**latency, "run_ms": run_ms}))
+
+
+def _sliding(node: Node, config: BenchmarkConfig, stop: threading.Event) -> None:
+    """Send frames whose focus goes back and forth; print how often depth came."""
+    camera, depths = _Camera(node, config), _Depths(node)
+    distances = focus_positions_m(SweepConfig(slices=config.slices))
+    there = list(range(config.slices))
+    turn = itertools.cycle([*there, *there[-2:0:-1]])
+    start = None
+    while not stop.is_set() and (start is None or time.perf_counter() < start + config.seconds):
+        depths.wait(1.0 / config.rate_hz)
+        number = next(turn)
+        camera.publish(number, distances[number])
+        if start is None and len(depths.came) > config.slices:
+            start = time.perf_counter()
+    if start is not None:
+        seconds = time.perf_counter() - start
+        print(json.dumps({"maps_per_s": sum(t > start for t in depths.came.values()) / seconds}))
 
 
 def _receive(node: Node, config: BenchmarkConfig, stop: threading.Event) -> None:
@@ -262,7 +380,10 @@ def _receive(node: Node, config: BenchmarkConfig, stop: threading.Event) -> None
         executor.spin_once(timeout_sec=0.1)
 
 
-def _peer_main(role: str, width: str, height: str, rate_hz: str) -> None:
+ROLES = {"send": _send, "receive": _receive, "sweep": _sweep, "sliding": _sliding}
+
+
+def _peer_main(role: str, given: str) -> None:
     stop = threading.Event()
 
     def wait_for_end() -> None:
@@ -272,8 +393,7 @@ def _peer_main(role: str, width: str, height: str, rate_hz: str) -> None:
     threading.Thread(target=wait_for_end, daemon=True).start()
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     node = Node(f"benchmark_{role}")
-    config = BenchmarkConfig(int(width), int(height), rate_hz=float(rate_hz))
-    {"send": _send, "receive": _receive}[role](node, config, stop)
+    ROLES[role](node, BenchmarkConfig(**json.loads(given)), stop)
     node.destroy_node()
     rclpy.try_shutdown()
 
