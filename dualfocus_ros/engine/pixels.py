@@ -77,18 +77,23 @@ def all_in_focus(stack: AlignedStack, inverse_depth: FloatImage) -> npt.NDArray[
         part *= np.float32(1.0) / max(near - far, np.float32(1e-6))
         np.clip(part, 0.0, 1.0, out=part)
         place += part
+    nearer = np.clip(np.floor(place), 0.0, len(focus_dpt) - 2, out=part)
+    place -= nearer  # what is left is the share of the farther one
     height, width = inverse_depth.shape
     count, scale = len(stack.images), 255.0 / (2 ** bits_used(stack.images) - 1)
     sharp = np.empty((height, width, 3), np.uint8)
     columns = np.broadcast_to(np.arange(width, dtype=np.float32), (height, width))
-    # Rows of all slices in turn: between rows y N + i and y N + i + 1 an interpolation is one between slices.
+    # Rows of all slices in turn: row y N + i is row y of slice i.
     rows = max(1, MOST_ROWS // count)
     for top in range(0, height, rows):
         part_of = slice(top, min(top + rows, height))
         turns = np.stack([image[part_of] for image in stack.images], axis=1)
         lines = turns.reshape(-1, *turns.shape[2:])
-        down = np.arange(lines.shape[0] // count, dtype=np.float32)[:, None] * count + place[part_of]
-        found = cv2.remap(lines, columns[part_of], down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        down = np.arange(lines.shape[0] // count, dtype=np.float32)[:, None] * count + nearer[part_of]
+        near, far = (cv2.remap(lines, columns[part_of], down + k, cv2.INTER_NEAREST) for k in (0, 1))
+        if lines.dtype != np.uint8:
+            near, far = near.astype(np.float32), far.astype(np.float32)
+        found = cv2.blendLinear(near, far, 1.0 - place[part_of], place[part_of])
         if found.dtype != np.uint8:
             found = cv2.convertScaleAbs(found, alpha=scale)
         sharp[part_of] = found[..., None] if found.ndim == 2 else found

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -122,13 +123,12 @@ class TorchEngine:
 
 def _import_torch() -> Any:
     try:
-        import torch
+        return importlib.import_module("torch")
     except ImportError as error:
         raise EngineError(
             f"the torch engine needs PyTorch ({error}): pip install torch; engine:=onnx or --engine onnx works "
             "without"
         ) from error
-    return torch
 
 
 def _first_line(error: Exception) -> str:

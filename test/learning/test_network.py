@@ -22,6 +22,7 @@ from dualfocus_ros.learning.network import (
     Encoded,
     NetworkConfig,
     Prediction,
+    join,
 )
 
 CPU = torch.device("cpu")
@@ -180,7 +181,7 @@ def test_what_is_found_in_a_slice_does_not_depend_on_the_others():
     images, focus_dpt, blur_gain = make_stack(slices=4, size=(32, 64))
     with torch.no_grad():
         one_by_one = [network.encode(image) for image in images[0].split(1)]
-        joined = Encoded(
+        encoded = Encoded(
             *(
                 [torch.cat(scale) for scale in zip(*lists, strict=True)]
                 for lists in ([e.own for e in one_by_one], [e.ahead for e in one_by_one])
@@ -188,7 +189,7 @@ def test_what_is_found_in_a_slice_does_not_depend_on_the_others():
             torch.cat([e.energy for e in one_by_one]),
             torch.cat([e.cells for e in one_by_one]),
         )
-        found = network.head(joined, focus_dpt, blur_gain)
+        found = network.head(join(encoded, 1), focus_dpt, blur_gain)
     assert difference(found.inverse_depth, run(network, images, focus_dpt, blur_gain).inverse_depth) < TOLERANCE
 
 
