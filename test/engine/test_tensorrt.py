@@ -161,20 +161,33 @@ def test_extra_files_that_cannot_be_written_stop_nothing(parts: Parts, model: Pa
     assert [text.split(":")[0].rpartition("/")[2] for text in told if "goes without" in text] == [timing.name] * 2
 
 
-def test_an_engine_for_another_shape_may_fail_alone(parts: Parts, model: Path) -> None:
+def test_an_engine_for_another_shape_may_fail_alone(
+    parts: Parts, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+    build = gpu_stand_in._Builder.build_serialized_network
+
+    def held(self: object, network: object, config: object) -> bytes | None:
+        assert go_on.wait(20.0)
+        return build(self, network, config)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(gpu_stand_in._Builder, "build_serialized_network", held)
     told: list[str] = []
-    options = CompilerOptions(wait=False, report=told.append)
-    with TensorRtEngine(model, options) as engine:
-        parts[1].refuse = "build"
+
+    def begin(given: AlignedStack, refuse: str) -> None:
+        """Have an engine built that is not ready, and let that come to its end."""
+        go_on.clear()
+        parts[1].refuse = refuse
         with pytest.raises(EngineNotReady):
-            engine.infer(stack(5, (16, 48)))
+            engine.infer(given)
         assert engine._builder is not None
+        go_on.set()
         engine._builder._thread.join(20.0)
-        parts[1].refuse = ""
-        with pytest.raises(EngineNotReady):
-            engine.infer(stack())
+
+    with TensorRtEngine(model, CompilerOptions(wait=False, report=told.append)) as engine:
+        begin(stack(5, (16, 48)), "build")
+        begin(stack(), "")
         assert any("no engine for 3 to 7 slices of 48 x 16" in text for text in told)
-        engine._builder._thread.join(20.0)
         same(engine, model, stack())
 
 
