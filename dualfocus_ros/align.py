@@ -79,7 +79,7 @@ class KeptSlices:
 
     def __init__(self) -> None:
         """Start empty."""
-        self._kept: list[_Kept] = []
+        self._kept: dict[int, _Kept] = {}  # by identity of the image, which is held and so stays unique
 
     def prepare(self, s: FocalSlice, stack: FocalStack, breathing: Breathing) -> tuple[Image, Mask | None, int]:
         """Bring a slice of a stack to come into the grid of the one before it.
@@ -95,34 +95,25 @@ class KeptSlices:
 
     def warp(self, image: Image, ref_to_slice: npt.NDArray[np.float64]) -> _Kept:
         """Return the image in the reference grid, warped now or before; negligible differences are neglected."""
-        for kept in self._kept:
-            if kept.image is image and _largest_move(ref_to_slice, kept.ref_to_slice, image) <= NEGLIGIBLE_WARP_PX:
-                kept.fresh = True
-                return kept
-        found = _Kept(image, ref_to_slice, *_warp(image, ref_to_slice), next(_numbers))
-        self._kept.append(found)
-        return found
+        kept = self._kept.get(id(image))
+        if kept is None or _largest_move(ref_to_slice, kept.ref_to_slice, image) > NEGLIGIBLE_WARP_PX:
+            kept = _Kept(image, ref_to_slice, *_warp(image, ref_to_slice), next(_numbers))
+            self._kept[id(image)] = kept
+        return kept
 
     def keep_only(self, slices: Iterable[FocalSlice]) -> None:
         """Forget all but these."""
         wanted = {id(s.image) for s in slices}
-        self._kept = [kept for kept in self._kept if id(kept.image) in wanted]
-
-    def forget(self) -> None:
-        """Forget all that was not asked for since the last time."""
-        self._kept = [kept for kept in self._kept if kept.fresh]
-        for kept in self._kept:
-            kept.fresh = False
+        self._kept = {key: kept for key, kept in self._kept.items() if key in wanted}
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Kept:
     image: Image
     ref_to_slice: npt.NDArray[np.float64]
     aligned: Image
     seen: Mask | None
     number: int
-    fresh: bool = True
 
 
 def align(
@@ -160,7 +151,7 @@ def align(
         kept.warp(s.image, _reference_to_slice(reference, k, *correction))
         for s, k, correction in zip(stack.slices, intrinsics, residual, strict=True)
     ]
-    kept.forget()
+    kept.keep_only(stack.slices)
     valid = None
     if any(w.seen is not None for w in warped):
         full = np.ones((reference.height, reference.width), dtype=bool)

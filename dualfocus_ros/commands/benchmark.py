@@ -29,7 +29,8 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from dualfocus_ros.errors import ParameterError
-    from dualfocus_ros.nodes.benchmark import BenchmarkConfig, measure, report
+    from dualfocus_ros.nodes.benchmark import measure, report
+    from dualfocus_ros.nodes.benchmark_peers import BenchmarkConfig
 
     if args.json and not Path(args.json).parent.is_dir():
         raise ParameterError(f"expected --json in a folder that exists, got {args.json}")

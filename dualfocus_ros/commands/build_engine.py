@@ -7,6 +7,8 @@ import argparse
 from contextlib import closing
 from pathlib import Path
 
+from dualfocus_ros.commands import told_on_stderr
+
 NAME = "build-engine"
 HELP = "compile the network for this GPU and one camera, ahead of time"
 
@@ -67,9 +69,7 @@ def run(args: argparse.Namespace) -> int:
     except EngineError as error:
         raise EngineError(f"{error} ({why_not})") from error
 
-    def report(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
+    report = told_on_stderr().report
     cache = PlanCache(args.output, report)
 
     def show(phase: str, done: int, total: int) -> bool:

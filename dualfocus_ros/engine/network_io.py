@@ -7,8 +7,20 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from dualfocus_ros.errors import StackError
+from dualfocus_ros.engine.manifest import ModelManifest
+from dualfocus_ros.errors import EngineError, StackError
 from dualfocus_ros.types import AlignedStack, FloatImage
+
+
+def check_slices(stack: AlignedStack, manifest: ModelManifest) -> None:
+    """Raise EngineError if a stack has fewer slices than a network takes."""
+    if len(stack.images) < manifest.min_slices:
+        raise EngineError(f"expected at least {manifest.min_slices} slices, got {len(stack.images)}")
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error says, in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def lens_inputs(stack: AlignedStack) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:

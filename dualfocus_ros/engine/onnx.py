@@ -23,9 +23,9 @@ from dualfocus_ros.engine.manifest import (
     find_model,
     load_manifest,
 )
-from dualfocus_ros.engine.network_io import lens_inputs, to_8_bit, to_metres
+from dualfocus_ros.engine.network_io import check_slices, first_line, lens_inputs, to_8_bit, to_metres
 from dualfocus_ros.engine.pixels import all_in_focus, colour_planes, hide_unseen, without_gaps
-from dualfocus_ros.engine.selfcheck import self_check
+from dualfocus_ros.engine.selfcheck import checked
 from dualfocus_ros.engine.staged import FOUND, StagedNetwork
 from dualfocus_ros.errors import EngineError
 from dualfocus_ros.types import AlignedStack, FloatImage, Image
@@ -99,12 +99,7 @@ class OnnxEngine:
         self._manifest = manifest
         where = "gpu (CUDA)" if on_gpu else f"cpu, {threads} thread{'s' if threads > 1 else ''}"
         self._device = f"{where}, ONNX Runtime {runtime.__version__}, {manifest.name}"
-        try:
-            self_check(self, manifest)
-        except EngineError:
-            self.__exit__(None, None, None)
-            raise
-        return self
+        return checked(self, manifest)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -125,8 +120,7 @@ class OnnxEngine:
         """
         if self._manifest is None:
             raise EngineError("expected the engine to be entered first: with OnnxEngine() as engine")
-        if len(stack.images) < self._manifest.min_slices:
-            raise EngineError(f"expected at least {self._manifest.min_slices} slices, got {len(stack.images)}")
+        check_slices(stack, self._manifest)
         focus_dpt, blur_gain = lens_inputs(stack)
         lens = {"focus_dpt": focus_dpt, "blur_gain": blur_gain}
         count, (height, width) = len(stack.images), stack.images[0].shape[:2]
@@ -171,7 +165,7 @@ class OnnxEngine:
         except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors have no common root of their own
             assert self._manifest is not None
             raise EngineError(
-                f"model {self._manifest.name} on {what} failed: {_first_line(error)}; if memory is short, use "
+                f"model {self._manifest.name} on {what} failed: {first_line(error)}; if memory is short, use "
                 "smaller images or fewer slices, else export the model again"
             ) from error
 
@@ -226,7 +220,7 @@ def load_session(runtime: Any, path: Path, threads: int, wanted: Sequence[str] =
         return runtime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors have no common root of their own
         raise EngineError(
-            f"ONNX Runtime {runtime.__version__} cannot load {path}: {_first_line(error)}; export the model "
+            f"ONNX Runtime {runtime.__version__} cannot load {path}: {first_line(error)}; export the model "
             "again, or update: pip install -U onnxruntime"
         ) from error
 
@@ -262,7 +256,3 @@ def _check_stages(files: tuple[Path, Path], encoder: Any, head: Any) -> None:
 
 def _in_words(tensors: dict[str, tuple[str, int]]) -> str:
     return ", ".join(f"{name} {kind} of {rank}D" for name, (kind, rank) in sorted(tensors.items()))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -7,15 +7,17 @@ a model holds its answer to a stack given by formulas here, and whoever runs the
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from dualfocus_ros.engine.base import EngineOutput
+from dualfocus_ros.engine.base import DepthEngine, EngineOutput
 from dualfocus_ros.engine.manifest import SELF_CHECK_CELLS, ModelManifest
 from dualfocus_ros.errors import EngineError
 from dualfocus_ros.types import AlignedStack, Intrinsics, LensModel
+
+E = TypeVar("E", bound=DepthEngine)
 
 SLICES, CELL_PX = 5, 8
 LENS = LensModel(focal_length_m=0.016, f_number=1.4, pixel_pitch_m=2.25e-5)
@@ -78,6 +80,20 @@ class Answers(Protocol):
 
     def infer(self, stack: AlignedStack) -> EngineOutput:
         """Estimate depth."""
+
+
+def checked(engine: E, manifest: ModelManifest) -> E:
+    """Return an engine that was just loaded, once it gave the right answer; else leave it.
+
+    Raises:
+        EngineError: as `self_check`.
+    """
+    try:
+        self_check(engine, manifest)
+    except EngineError:
+        engine.__exit__(None, None, None)
+        raise
+    return engine
 
 
 def self_check(engine: Answers, manifest: ModelManifest) -> float | None:

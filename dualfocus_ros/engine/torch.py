@@ -12,9 +12,9 @@ import numpy as np
 
 from dualfocus_ros.engine.base import EngineOutput
 from dualfocus_ros.engine.manifest import DEFAULT_MODEL, STRIDE, ModelManifest, find_model, load_manifest
-from dualfocus_ros.engine.network_io import lens_inputs, to_8_bit, to_metres
+from dualfocus_ros.engine.network_io import check_slices, first_line, lens_inputs, to_8_bit, to_metres
 from dualfocus_ros.engine.pixels import colour_planes, hide_unseen
-from dualfocus_ros.engine.selfcheck import self_check
+from dualfocus_ros.engine.selfcheck import checked
 from dualfocus_ros.errors import EngineError
 from dualfocus_ros.types import AlignedStack, FloatImage
 
@@ -69,17 +69,12 @@ class TorchEngine:
             self._run = program.module()
         except Exception as error:  # noqa: BLE001 - PyTorch's errors have no common root of their own
             raise EngineError(
-                f"PyTorch {torch.__version__} cannot load {path}: {_first_line(error)}; export it again, with "
+                f"PyTorch {torch.__version__} cannot load {path}: {first_line(error)}; export it again, with "
                 "this PyTorch"
             ) from error
         self._torch, self._manifest = torch, manifest
         self._device = f"{device}, PyTorch {torch.__version__}, {manifest.name}"
-        try:
-            self_check(self, manifest)
-        except EngineError:
-            self.__exit__(None, None, None)
-            raise
-        return self
+        return checked(self, manifest)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -100,8 +95,7 @@ class TorchEngine:
         """
         if self._manifest is None:
             raise EngineError("expected the engine to be entered first: with TorchEngine() as engine")
-        if len(stack.images) < self._manifest.min_slices:
-            raise EngineError(f"expected at least {self._manifest.min_slices} slices, got {len(stack.images)}")
+        check_slices(stack, self._manifest)
         self._images = colour_planes(stack, self._images)
         height, width = stack.images[0].shape[:2]
         to_stride = (0, -width % STRIDE, 0, -height % STRIDE)
@@ -115,7 +109,7 @@ class TorchEngine:
         except Exception as error:  # noqa: BLE001 - PyTorch's errors have no common root of their own
             raise EngineError(
                 f"model {self._manifest.name} on {len(stack.images)} slices of {width} x {height} failed: "
-                f"{_first_line(error)}; if memory is short, use smaller images or fewer slices"
+                f"{first_line(error)}; if memory is short, use smaller images or fewer slices"
             ) from error
         depth_m, confidence = hide_unseen(stack, to_metres(found[0]), found[1].copy())
         return EngineOutput(depth_m, confidence, to_8_bit(found[2]))
@@ -129,7 +123,3 @@ def _import_torch() -> Any:
             f"the torch engine needs PyTorch ({error}): pip install torch; engine:=onnx or --engine onnx works "
             "without"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

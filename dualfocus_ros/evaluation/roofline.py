@@ -120,16 +120,22 @@ def measure_graphs(
     graphs: dict[str, tuple[Path, dict[str, FloatImage]]] = {}
     images = rng.random((slices, 3, height, width), np.float32)
     graphs["one graph"] = (manifest.onnx_path, {"images": images, **lens})
-    threads = threads or physical_cores()
+    sessions: dict[str, Any] = {}
+
+    def load(name: str, path: Path) -> Any:
+        sessions[name] = load_session(runtime, path, threads or physical_cores(), (CPU,))
+        return sessions[name]
+
+    load("one graph", manifest.onnx_path)
     if manifest.stages is not None:
         padded = rng.random((1, 3, height + -height % STRIDE, width + -width % STRIDE), np.float32)
-        encoder = load_session(runtime, manifest.stages.encoder_path, threads, (CPU,))
+        encoder = load("encoder, one slice", manifest.stages.encoder_path)
         rows = dict(zip(ENCODED, encoder.run(list(ENCODED), {"images": padded}), strict=True))
         rows |= {f"joined_{scale}": rows[f"own_{scale}"] for scale in SCALES}
         stack = {name: np.repeat(rows[name], slices, axis=0) for name in JOINED}
         graphs["encoder, one slice"] = (manifest.stages.encoder_path, {"images": padded})
         graphs["head"] = (manifest.stages.head_path, {**stack, **lens})
-    sessions = {name: load_session(runtime, path, threads, (CPU,)) for name, (path, _) in graphs.items()}
+        load("head", manifest.stages.head_path)
     times: dict[str, list[float]] = {name: [] for name in graphs}
     for _ in range(runs):
         for name, (_, feeds) in graphs.items():

@@ -20,7 +20,7 @@ from dualfocus_ros.engine.pick import make_engine
 from dualfocus_ros.engine.selfcheck import CHECK_SHAPE, check_stack, summary_of
 from dualfocus_ros.engine.torch import TorchEngine
 from dualfocus_ros.errors import EngineError, StackError
-from dualfocus_ros.learning.export import export_program
+from dualfocus_ros.learning.graphs import export_program
 from dualfocus_ros.learning.network import Prediction
 from dualfocus_ros.types import AlignedStack
 

@@ -17,7 +17,7 @@ from sensor_msgs.msg import Image
 from dualfocus_ros.commands import DEFAULT_ENGINE
 from dualfocus_ros.engine.manifest import DEFAULT_MODEL
 from dualfocus_ros.engine.pick import AUTO
-from dualfocus_ros.nodes.benchmark import BenchmarkConfig
+from dualfocus_ros.nodes.benchmark_peers import BenchmarkConfig
 from dualfocus_ros.nodes.depth_node import DepthNodeConfig
 
 tiny_models = pytest.importorskip("tiny_models")
