@@ -20,9 +20,10 @@ PACKAGE = "dualfocus_ros"
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("share", "dds", "launching"),
-    ("types", "optics"),
+    ("types", "optics", "onnx_runtime"),
     ("image_encodings", "camera", "sweep", "pairing", "stack", "stackio"),
     ("align",),
+    ("alignment",),
     ("engine",),
     ("estimator",),
     ("geometry",),

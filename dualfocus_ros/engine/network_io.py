@@ -18,11 +18,6 @@ def check_slices(stack: AlignedStack, manifest: ModelManifest) -> None:
         raise EngineError(f"expected at least {manifest.min_slices} slices, got {len(stack.images)}")
 
 
-def first_line(error: Exception) -> str:
-    """Return what an error says, in one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def lens_inputs(stack: AlignedStack) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Return focus positions (N,) in dioptres and blur gain (1,) in px/dpt; raise StackError if not usable."""
     focus_dpt = np.asarray(stack.focus_dpt, dtype=np.float32)

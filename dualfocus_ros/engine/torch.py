@@ -12,10 +12,11 @@ import numpy as np
 
 from dualfocus_ros.engine.base import EngineOutput
 from dualfocus_ros.engine.manifest import DEFAULT_MODEL, STRIDE, ModelManifest, find_model, load_manifest
-from dualfocus_ros.engine.network_io import check_slices, first_line, lens_inputs, to_8_bit, to_metres
+from dualfocus_ros.engine.network_io import check_slices, lens_inputs, to_8_bit, to_metres
 from dualfocus_ros.engine.pixels import colour_planes, hide_unseen
 from dualfocus_ros.engine.selfcheck import checked
 from dualfocus_ros.errors import EngineError
+from dualfocus_ros.onnx_runtime import first_line
 from dualfocus_ros.types import AlignedStack, FloatImage
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from tabulate import tabulate
 
 from dualfocus_ros.engine.manifest import ENCODED, JOINED, SCALES, STRIDE, find_model, load_manifest
-from dualfocus_ros.engine.onnx import CPU, import_runtime, load_session, physical_cores
+from dualfocus_ros.onnx_runtime import CPU, import_runtime, load_session, physical_cores
 from dualfocus_ros.types import FloatImage
 
 MATRIX = 1536  # rows and columns of the product by which arithmetic is measured

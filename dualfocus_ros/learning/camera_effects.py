@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dualfocus_ros.align import SHARPEN, SPREAD_PX
+
 # Bicubic kernel parameter of OpenCV and of torch alike: -0.75.
 CUBIC = "bicubic"
 # Quantisation of luminance in JPEG at quality 50 (ITU-T T.81, annex K).
@@ -61,18 +63,18 @@ def random_effects(rng: np.random.Generator, focus_dpt: npt.NDArray[np.float64],
     if breathing > 0.0 and rng.random() < 0.7:
         distance = 1.0 / (1.0 - breathing * focus_dpt)
         magnification = np.clip(distance / distance[0], 0.9, 1.0)
-    if rng.random() < 0.4:  # mechanics; the reference has none
-        strength = rng.uniform(0.2, 1.0)
+    if rng.random() < 0.4:  # what an estimate leaves of mechanical errors; the reference has none
+        strength = rng.uniform(0.05, 0.5)
         residual[1:, 0] = strength * rng.uniform(-0.005, 0.005, count - 1)
         residual[1:, 1:] = strength * rng.uniform(-1.0, 1.0, (count - 1, 2))
-    noisy = rng.random() < 0.65
+    noisy = rng.random() < 0.75
     return Effects(
         gain=float(np.exp(rng.normal(0.0, 0.35))),
         flicker=flicker,
         vignetting=float(rng.uniform(0, 0.5)) if rng.random() < 0.3 else 0.0,
         magnification=magnification,
         residual=residual,
-        full_well=float(np.exp(rng.uniform(np.log(800), np.log(60000)))) if noisy else math.inf,
+        full_well=float(np.exp(rng.uniform(np.log(500), np.log(40000)))) if noisy else math.inf,
         read_noise=float(np.exp(rng.uniform(np.log(0.7), np.log(12)))),
         response="srgb" if rng.random() < 0.65 else float(rng.uniform(1.6, 2.6)),
         jpeg_quality=int(rng.integers(70, 98)) if rng.random() < 0.15 else 0,
@@ -99,8 +101,21 @@ def expose(light: Tensor, effects: Effects, generator: torch.Generator) -> Tenso
         coded = jpeg(coded, effects.jpeg_quality)
     coded = quantise(coded)
     if warped:  # back, by what the metadata say
-        coded = quantise(_scaled(coded, 1.0 / magnification, torch.zeros_like(residual[:, 1:])))
+        coded = quantise(realigned(coded, 1.0 / magnification))
     return coded
+
+
+def realigned(coded: Tensor, scale: Tensor) -> Tensor:
+    """Return images (N, C, H, W) magnified about their middle by `scale` (N,), by the kernel of `align.align`."""
+    padded = functional.pad(coded, (1, 1, 1, 1), mode="replicate")
+    cross = torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 1.0], [0.0, 1.0, 0.0]], device=coded.device)
+    channels = coded.shape[1]
+    around = functional.conv2d(padded, cross.expand(channels, 1, 3, 3).contiguous(), groups=channels)
+    sharp = quantise((1.0 + 4.0 * SHARPEN) * coded - SHARPEN * around)
+    # A shift of the picture by a step is a sample taken a step the other way.
+    step = torch.tensor([[SPREAD_PX, -SPREAD_PX]], device=coded.device) * scale[:, None]
+    pair = (_scaled(sharp, scale, sign * step, "bilinear") for sign in (1.0, -1.0))
+    return 0.5 * sum(pair, torch.zeros_like(coded))
 
 
 def well_exposed(light: Tensor) -> Tensor:
@@ -146,7 +161,7 @@ def _vignette(light: Tensor, strength: float) -> Tensor:
     return 1.0 - 0.5 * strength * (x * x + y * y)
 
 
-def _scaled(images: Tensor, scale: Tensor, shift_px: Tensor) -> Tensor:
+def _scaled(images: Tensor, scale: Tensor, shift_px: Tensor, mode: str = CUBIC) -> Tensor:
     """Return images (N, C, H, W) magnified about their middle by `scale` (N,), then shifted (N, 2) to +x, +y."""
     height, width = images.shape[-2:]
     theta = torch.zeros((len(images), 2, 3), device=images.device, dtype=images.dtype)
@@ -154,4 +169,4 @@ def _scaled(images: Tensor, scale: Tensor, shift_px: Tensor) -> Tensor:
     theta[:, 0, 2] = -2.0 * shift_px[:, 0] / width / scale
     theta[:, 1, 2] = -2.0 * shift_px[:, 1] / height / scale
     grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
-    return functional.grid_sample(images, grid, mode=CUBIC, padding_mode="border", align_corners=False)
+    return functional.grid_sample(images, grid, mode=mode, padding_mode="border", align_corners=False)

@@ -16,10 +16,10 @@ import pytest
 from stack_helpers import assert_arrays_equal, copy_of
 from synthetic_stacks import LENS, aligned, intrinsics
 
-from dualfocus_ros.engine import onnx as onnx_engine
+from dualfocus_ros import onnx_runtime
 from dualfocus_ros.engine.base import EngineOutput
 from dualfocus_ros.engine.manifest import write_manifest
-from dualfocus_ros.engine.onnx import OnnxEngine, physical_cores
+from dualfocus_ros.engine.onnx import OnnxEngine
 from dualfocus_ros.errors import EngineError, StackError
 from dualfocus_ros.types import AlignedStack, LensModel
 
@@ -234,7 +234,7 @@ def test_says_what_it_runs_on(model: Path, given: str) -> None:
 
 
 def test_threads(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert 1 <= physical_cores() <= (os.cpu_count() or 1)
+    assert 1 <= onnx_runtime.physical_cores() <= (os.cpu_count() or 1)
     with pytest.raises(EngineError, match="at least 1 thread, got 0"):
         OnnxEngine(model, threads=0)
     # Four logical cores, two threads each.
@@ -243,12 +243,12 @@ def test_threads(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         folder = tmp_path / f"cpu{cpu}" / "topology"
         folder.mkdir(parents=True)
         (folder / "thread_siblings_list").write_text(f"{siblings}\n")
-    monkeypatch.setattr(onnx_engine, "TOPOLOGY", tmp_path)
-    assert physical_cores() == 4
+    monkeypatch.setattr(onnx_runtime, "TOPOLOGY", tmp_path)
+    assert onnx_runtime.physical_cores() == 4
     with OnnxEngine(model) as engine:
         assert engine.device.startswith("cpu, 4 threads, ")
-    monkeypatch.setattr(onnx_engine, "TOPOLOGY", tmp_path / "nowhere")
-    assert physical_cores() == 5
+    monkeypatch.setattr(onnx_runtime, "TOPOLOGY", tmp_path / "nowhere")
+    assert onnx_runtime.physical_cores() == 5
 
 
 @pytest.mark.parametrize(

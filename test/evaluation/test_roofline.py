@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dualfocus_ros.engine.onnx import import_runtime
 from dualfocus_ros.evaluation.roofline import (
     Ceilings,
     GraphSpeed,
@@ -18,6 +17,7 @@ from dualfocus_ros.evaluation.roofline import (
     profiled,
     roofline_table,
 )
+from dualfocus_ros.onnx_runtime import import_runtime
 
 pytest.importorskip("onnxruntime")
 tiny_models = pytest.importorskip("tiny_models")
