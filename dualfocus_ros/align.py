@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -52,9 +52,12 @@ def breathing_source(stack: FocalStack, breathing: Breathing = "auto") -> Breath
         raise AlignmentError(f"expected breathing to be one of {BREATHING_CHOICES}, got {breathing!r}")
     if breathing != "auto":
         return breathing
-    reference = stack.slices[stack.reference].intrinsics
-    follows = any(abs(s.intrinsics.fx_px / reference.fx_px - 1.0) > FOLLOWS_FOCUS for s in stack.slices)
-    return "camera_info" if follows else "thin_lens"
+    return "thin_lens" if has_constant_view([s.intrinsics for s in stack.slices]) else "camera_info"
+
+
+def has_constant_view(intrinsics: Sequence[Intrinsics]) -> bool:
+    """Say whether all slices have one field of view."""
+    return all(abs(k.fx_px / intrinsics[0].fx_px - 1.0) <= FOLLOWS_FOCUS for k in intrinsics)
 
 
 def metadata_intrinsics(stack: FocalStack, breathing: Breathing = "auto") -> tuple[Intrinsics, ...]:
@@ -69,10 +72,11 @@ def metadata_intrinsics(stack: FocalStack, breathing: Breathing = "auto") -> tup
     """
     source = breathing_source(stack, breathing)
     reference = stack.slices[stack.reference]
-    return tuple(_intrinsics(s, reference, stack.lens, source) for s in stack.slices)
+    return tuple(slice_intrinsics(s, reference, stack.lens, source) for s in stack.slices)
 
 
-def _intrinsics(s: FocalSlice, reference: FocalSlice, lens: LensModel, source: Breathing) -> Intrinsics:
+def slice_intrinsics(s: FocalSlice, reference: FocalSlice, lens: LensModel, source: Breathing) -> Intrinsics:
+    """Return the intrinsics of one slice, by a source other than auto; see `metadata_intrinsics`."""
     if source == "camera_info":
         return s.intrinsics
     if source == "none":
@@ -89,27 +93,28 @@ class KeptSlices:
 
     def __init__(self) -> None:
         """Start empty."""
-        self._kept: dict[int, _Kept] = {}  # by identity of the image, which is held and so stays unique
+        self._kept: dict[int, AlignedSlice] = {}  # by identity of the image, which is held and so stays unique
 
-    def prepare(self, s: FocalSlice, stack: FocalStack, breathing: Breathing) -> tuple[Image, Mask | None, int]:
-        """Bring a slice of a stack to come into the grid of the one before it.
+    def warp(self, image: Image, ref_to_slice: npt.NDArray[np.float64], *, resample: bool) -> AlignedSlice:
+        """Return the image in the reference grid, warped now or before; negligible differences are neglected.
 
-        Return it, where it is seen (None: everywhere), and its number, see `AlignedStack.numbers`.
+        Args:
+            image: of a slice.
+            ref_to_slice: affine map (2, 3) from reference pixels to slice pixels.
+            resample: whether to do so even if the image stays in its place, since others are resampled.
         """
-        reference = stack.slices[stack.reference]
-        source = breathing_source(stack, breathing)
-        found = self.warp(
-            s.image, reference_to_slice(reference.intrinsics, _intrinsics(s, reference, stack.lens, source))
-        )
-        return found.aligned, found.seen, found.number
-
-    def warp(self, image: Image, ref_to_slice: npt.NDArray[np.float64]) -> _Kept:
-        """Return the image in the reference grid, warped now or before; negligible differences are neglected."""
         kept = self._kept.get(id(image))
-        if kept is None or _largest_move(ref_to_slice, kept.ref_to_slice, image) > NEGLIGIBLE_WARP_PX:
-            kept = _Kept(image, ref_to_slice, *_warp(image, ref_to_slice), next(_numbers))
+        same = kept is not None and kept.resampled == resample
+        if kept is None or not same or _largest_move(ref_to_slice, kept.ref_to_slice, image) > NEGLIGIBLE_WARP_PX:
+            aligned, seen = _warp(image, ref_to_slice) if resample else (image, None)
+            kept = AlignedSlice(image, ref_to_slice, resample, aligned, seen, next(_numbers))
             self._kept[id(image)] = kept
         return kept
+
+    @property
+    def resampled(self) -> bool:
+        """Whether the slices that are kept went through the kernel of the warp."""
+        return any(kept.resampled for kept in self._kept.values())
 
     def keep_only(self, slices: Iterable[FocalSlice]) -> None:
         """Forget all but these."""
@@ -118,9 +123,21 @@ class KeptSlices:
 
 
 @dataclass(frozen=True)
-class _Kept:
+class AlignedSlice:
+    """One slice in the grid of the reference.
+
+    Attributes:
+        image: as captured.
+        ref_to_slice: affine map (2, 3) from reference pixels to slice pixels.
+        resampled: whether the image went through the kernel of the warp.
+        aligned: the slice in the grid of the reference.
+        seen: (H, W) where that is seen; None: everywhere.
+        number: see `AlignedStack.numbers`.
+    """
+
     image: Image
     ref_to_slice: npt.NDArray[np.float64]
+    resampled: bool
     aligned: Image
     seen: Mask | None
     number: int
@@ -132,10 +149,11 @@ def align(
     residual: npt.NDArray[np.float64] | None = None,
     kept: KeptSlices | None = None,
 ) -> AlignedStack:
-    """Warp every slice into the grid of the reference slice, once, with a cubic kernel.
+    """Warp every slice into the grid of the reference slice, once.
 
     A pixel (x0, y0) of the reference is found in slice n at x = cx_n + (x0 - cx_ref) fx_n / fx_ref, likewise y.
-    Borders are replicated; where a slice does not see a pixel, `valid` is False.
+    Borders are replicated; where a slice does not see a pixel, `valid` is False. Where one slice is resampled, all
+    are, the reference too: else it alone would keep its noise and look sharpest.
 
     Args:
         stack: as captured.
@@ -157,10 +175,9 @@ def align(
             f"expected a finite residual of shape {(count, 3)} with scales above 0, got shape {residual.shape}"
         )
     kept = kept or KeptSlices()
-    warped = [
-        kept.warp(s.image, reference_to_slice(reference, k, *correction))
-        for s, k, correction in zip(stack.slices, intrinsics, residual, strict=True)
-    ]
+    maps = [reference_to_slice(reference, k, *r) for k, r in zip(intrinsics, residual, strict=True)]
+    resample = any_moves(maps, reference)
+    warped = [kept.warp(s.image, m, resample=resample) for s, m in zip(stack.slices, maps, strict=True)]
     kept.keep_only(stack.slices)
     valid = None
     if any(w.seen is not None for w in warped):
@@ -206,18 +223,25 @@ def reference_to_slice(
     )
 
 
+def any_moves(maps: Iterable[npt.NDArray[np.float64]], k: Intrinsics) -> bool:
+    """Say whether any of the maps (2, 3) moves a pixel of an image by more than is negligible."""
+    return any(_farthest(m - NO_WARP, k.width, k.height) > NEGLIGIBLE_WARP_PX for m in maps)
+
+
 def _largest_move(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64], image: Image) -> float:
     """Return how far apart, in pixels along x or y, two maps put a pixel of the image at most."""
     height, width = image.shape[:2]
+    return _farthest(a - b, width, height)
+
+
+def _farthest(difference: npt.NDArray[np.float64], width: int, height: int) -> float:
     corners = np.array([[0.0, 0.0, 1.0], [width - 1.0, height - 1.0, 1.0]]).T
-    return float(np.abs((a - b) @ corners).max())
+    return float(np.abs(difference @ corners).max())
 
 
 def _warp(image: Image, ref_to_slice: npt.NDArray[np.float64]) -> tuple[Image, Mask | None]:
     """Return the image in the reference grid, and where it is seen (None: everywhere)."""
     height, width = image.shape[:2]
-    if _largest_move(ref_to_slice, NO_WARP, image) <= NEGLIGIBLE_WARP_PX:
-        return image, None
     xs = ref_to_slice[0, 0] * np.arange(width) + ref_to_slice[0, 2]
     ys = ref_to_slice[1, 1] * np.arange(height) + ref_to_slice[1, 2]
     sharp = cv2.filter2D(image, -1, _SHARPENER, borderType=cv2.BORDER_REPLICATE)

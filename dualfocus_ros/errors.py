@@ -38,6 +38,10 @@ class AlignmentError(DualFocusError):
     """The slices of a stack cannot be brought into one frame."""
 
 
+class MotionError(AlignmentError):
+    """The camera moved too much while a stack was taken."""
+
+
 class EngineError(DualFocusError):
     """A depth engine is unknown, cannot be loaded or cannot run."""
 

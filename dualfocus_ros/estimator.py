@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
-from dualfocus_ros.align import BREATHING_CHOICES, Breathing, KeptSlices, align, breathing_source
+from dualfocus_ros.align import BREATHING_CHOICES, Breathing, breathing_source
+from dualfocus_ros.alignment.aligner import RESIDUAL_CHOICES, Aligner, AlignmentReport, Residual
 from dualfocus_ros.engine.base import DepthEngine, EngineOutput, StreamingEngine
 from dualfocus_ros.errors import ParameterError
 from dualfocus_ros.types import MIN_SLICES, AlignedStack, DepthEstimate, FloatImage, FocalSlice, FocalStack
@@ -31,6 +31,29 @@ class EstimatorConfig:
             "doc": "Where the change of the field of view with focus comes from: camera_info, thin_lens, none, "
             "or auto (camera_info where its K follows the focus, else thin_lens).",
             "choices": BREATHING_CHOICES,
+            "live": True,
+        },
+    )
+    residual: Residual = field(
+        default="auto",
+        metadata={
+            "doc": "What finds the errors of alignment that the metadata do not tell, from the images: classical, "
+            "network, none, or auto (classical, but nothing where the field of view is constant).",
+            "choices": RESIDUAL_CHOICES,
+        },
+    )
+    alignment_file: str = field(
+        default="",
+        metadata={
+            "doc": "File that keeps what was learned of the lens for the next start; empty: nothing is kept."
+        },
+    )
+    max_motion_px: float = field(
+        default=4.0,
+        metadata={
+            "doc": "Stacks during which the image moves farther are left out; inf: none are.",
+            "unit": "px",
+            "min": 0.0,
             "live": True,
         },
     )
@@ -56,15 +79,16 @@ class EstimatorConfig:
         """Check the ranges; raise ParameterError."""
         if self.breathing not in BREATHING_CHOICES:
             raise ParameterError(f"expected breathing to be one of {BREATHING_CHOICES}, got {self.breathing!r}")
+        if self.residual not in RESIDUAL_CHOICES:
+            raise ParameterError(f"expected residual to be one of {RESIDUAL_CHOICES}, got {self.residual!r}")
+        if not self.max_motion_px >= 0.0:
+            raise ParameterError(f"expected max_motion_px of at least 0, got {self.max_motion_px}")
         if not 0.0 <= self.min_depth_m < self.max_depth_m:
             raise ParameterError(
                 f"expected 0 <= min_depth_m < max_depth_m, got {self.min_depth_m} and {self.max_depth_m}"
             )
         if not 0.0 <= self.min_confidence <= 1.0:
             raise ParameterError(f"expected min_confidence in 0..1, got {self.min_confidence}")
-
-
-SAME_POSITION = 0.25  # of the smallest step: slices this near are taken to be of one focus position
 
 
 @dataclass(frozen=True)
@@ -82,19 +106,28 @@ class DepthEstimator:
     be written to once they were given away.
     """
 
-    def __init__(self, engine: DepthEngine, config: EstimatorConfig | None = None) -> None:
+    def __init__(
+        self, engine: DepthEngine, config: EstimatorConfig | None = None, aligner: Aligner | None = None
+    ) -> None:
         """Take an engine that is already entered (loaded).
 
-        After each estimate, `timing`, `residual_px` (N, 3) and `breathing` (the source that was used, never
-        auto) tell how it came about.
+        After each estimate, `timing` and `alignment` tell how it came about.
+
+        Args:
+            engine: estimates depth.
+            config: what the user chooses; of how to align, `breathing` and `max_motion_px` alone.
+            aligner: what else is to be known of alignment, see `make_aligner`; None: the metadata are believed.
         """
         self.engine = engine
         self.config = config or EstimatorConfig()
         self.timing = Timing(0.0, 0.0)
-        self.breathing: Breathing = self.config.breathing
-        self.residual_px: npt.NDArray[np.float64] = np.zeros((0, 3))
-        self._kept = KeptSlices()
-        self._last: FocalStack | None = None
+        self._aligner = aligner or Aligner()
+        self._count = 0  # of slices of the last stack
+
+    @property
+    def alignment(self) -> AlignmentReport:
+        """How the last stack was aligned."""
+        return self._aligner.report
 
     def prepare(self, slices: Iterable[FocalSlice]) -> None:
         """Do what can be done for slices before their stack is complete, if that will be like the last one.
@@ -106,37 +139,28 @@ class DepthEstimator:
             AlignmentError: if a slice cannot be brought into the frame of the last stack.
             EngineError: if the engine fails.
         """
-        last = self._last
-        if last is None or not isinstance(self.engine, StreamingEngine) or not self.engine.streams:
+        if not isinstance(self.engine, StreamingEngine) or not self.engine.streams:
             return
-        slices = tuple(slices)
-        self._kept.keep_only((*slices, *last.slices))
-        positions = 1.0 / last.focus_distance_m
-        off_dpt = SAME_POSITION * float(np.abs(np.diff(positions)).min())
-        for s in slices:
-            row = int(np.argmin(np.abs(positions - s.focus_dpt)))
-            if abs(positions[row] - s.focus_dpt) > off_dpt:
-                continue  # of a focus that the last stack had not
-            image, seen, number = self._kept.prepare(s, last, self.breathing)
-            if seen is None:
-                self.engine.prepare(image, number, row, len(positions))
+        for row, s in self._aligner.prepare(tuple(slices)):
+            if s.seen is None:
+                self.engine.prepare(s.aligned, s.number, row, self._count)
 
     def estimate(self, stack: FocalStack) -> DepthEstimate:
         """Estimate depth in the reference frame of the stack.
 
         Raises:
+            MotionError: if the camera moved too much.
             AlignmentError: if the slices cannot be brought into one frame.
             EngineError: if the engine fails.
         """
         start = time.perf_counter()
-        self.breathing = breathing_source(stack, self.config.breathing)
-        aligned = align(stack, self.breathing, kept=self._kept)
-        self._last = stack
+        source = breathing_source(stack, self.config.breathing)
+        aligned = self._aligner.align(stack, source, self.config.max_motion_px)
+        self._count = len(stack.slices)
         middle = time.perf_counter()
         output = self.engine.infer(aligned)
         depth_m = self._limit(output, aligned)
         self.timing = Timing(middle - start, time.perf_counter() - middle)
-        self.residual_px = aligned.residual_px
         return DepthEstimate(
             depth_m=depth_m,
             confidence=output.confidence,

@@ -74,6 +74,9 @@ class SimulatedConfig:
     shift_error_px: float = setting(
         0.0, "Largest unreported shift, repeatable per focus position.", unit="px", min=0.0, max=20.0
     )
+    lens_seed: int = setting(
+        -1, "Seed of the mechanical error, for one lens in several scenes; -1: as seed.", min=-1, max=2**31 - 1
+    )
     full_scale_electrons: float = setting(
         10000.0, "Electrons at full scale, for shot noise; inf: no noise at all.", min=10.0, max=math.inf
     )
@@ -107,7 +110,8 @@ class SimulatedCamera:
         c = self.config
         self._lens = LensModel(c.focal_length_m, c.f_number, c.pixel_pitch_m)
         self._dpt_range = (1.0 / c.far_m, 1.0 / c.near_m)
-        self._mechanics = Mechanics(c.seed, self._dpt_range, c.scale_error, c.shift_error_px)
+        lens_seed = c.seed if c.lens_seed < 0 else c.lens_seed
+        self._mechanics = Mechanics(lens_seed, self._dpt_range, c.scale_error, c.shift_error_px)
         self.reference_intrinsics = self._intrinsics(c.near_m)
         self._opened: _Opened | None = None
         self._interrupted = threading.Event()

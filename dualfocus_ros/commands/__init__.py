@@ -35,6 +35,17 @@ def add_engines_arguments(parser: argparse.ArgumentParser, purpose: str) -> None
     parser.add_argument("--model", metavar="MODEL", help=_MODEL_HELP)
 
 
+def add_residual_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--residual NAME`."""
+    parser.add_argument(
+        "--residual",
+        default="auto",
+        metavar="NAME",
+        help="what finds the errors of alignment that meta.json does not tell: classical, network, none, or auto "
+        "(classical, but nothing where the field of view is constant; the default)",
+    )
+
+
 def told_on_stderr() -> CompilerOptions:
     """Return options with which an engine that compiles says on standard error how far it is."""
     import sys

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dualfocus_ros.commands import DEFAULT_ENGINE, add_engines_arguments, told_on_stderr
+from dualfocus_ros.commands import DEFAULT_ENGINE, add_engines_arguments, add_residual_argument, told_on_stderr
 
 if TYPE_CHECKING:
     from dualfocus_ros.engine.base import DepthEngine
@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where the field of view of a slice comes from: auto, camera_info, thin_lens or none "
         "(camera_info: what meta.json says)",
     )
+    add_residual_argument(parser)
     parser.add_argument("--bands", action="store_true", help="also show the errors by distance")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every number, per stack, as JSON")
 
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
         with engine:
             print(describe(engine, asked), file=sys.stderr, flush=True)
-            evaluations.append(evaluate_stacks(engine, paths, args.breathing, show))
+            evaluations.append(evaluate_stacks(engine, paths, args.breathing, args.residual, show))
     if args.json is not None:
         write_json(args.json, evaluations)  # first: whoever reads the table may stop reading
     print(text_table(evaluations))

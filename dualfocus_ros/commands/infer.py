@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dualfocus_ros.commands import add_engine_arguments, told_on_stderr
+from dualfocus_ros.commands import add_engine_arguments, add_residual_argument, told_on_stderr
 
 if TYPE_CHECKING:
     from dualfocus_ros.engine.base import DepthEngine
@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where the field of view of a slice comes from: auto, camera_info, thin_lens or none "
         "(camera_info: what meta.json says)",
     )
+    add_residual_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         for path in paths:
             target = args.output / path.relative_to(args.stack)
             try:
-                line = f"{path} -> {target}: {_infer_one(engine, path, target, args.breathing)}"
+                line = f"{path} -> {target}: {_infer_one(engine, path, target, args)}"
                 if not told:  # not before: an error is to be one line
                     print(describe(engine, args.engine), file=sys.stderr, flush=True)
                     told = True
@@ -65,17 +66,23 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _infer_one(engine: DepthEngine, path: Path, target: Path, breathing: str | None) -> str:
+def _infer_one(engine: DepthEngine, path: Path, target: Path, args: argparse.Namespace) -> str:
     """Process one stack; return a line that sums it up."""
+    import math
+
     import numpy as np
 
+    from dualfocus_ros.alignment.aligner import make_aligner
     from dualfocus_ros.estimator import DepthEstimator, EstimatorConfig
     from dualfocus_ros.outputs import write_estimate
     from dualfocus_ros.stackio import load_stack
 
     stored = load_stack(path)
-    estimator = DepthEstimator(engine, EstimatorConfig(breathing=breathing or stored.breathing))  # type: ignore[arg-type]
-    estimate = estimator.estimate(stored.stack)
+    breathing = args.breathing or stored.breathing
+    config = EstimatorConfig(breathing=breathing, residual=args.residual, max_motion_px=math.inf)
+    with make_aligner(config.residual) as aligner:
+        estimator = DepthEstimator(engine, config, aligner)
+        estimate = estimator.estimate(stored.stack)
     focus_m = stored.stack.focus_distance_m
     range_m = (float(focus_m.min()), float(focus_m.max()))
     title = f"{path.name}, engine {engine.name}"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from dualfocus_ros.align import Breathing
+from dualfocus_ros.alignment.aligner import Residual, make_aligner
 from dualfocus_ros.engine.base import DepthEngine
 from dualfocus_ros.errors import DualFocusError, EvaluationError
 from dualfocus_ros.estimator import DepthEstimator, EstimatorConfig
@@ -79,6 +81,7 @@ def evaluate_stacks(
     engine: DepthEngine,
     paths: Iterable[Path],
     breathing: Breathing | None = None,
+    residual: Residual = "auto",
     progress: Callable[[StackResult], None] | None = None,
 ) -> Evaluation:
     """Score an engine on stored stacks.
@@ -87,6 +90,7 @@ def evaluate_stacks(
         engine: already entered.
         paths: stack folders.
         breathing: as `align.align`; None takes what each stored stack says.
+        residual: what finds the errors that the metadata do not tell, as `EstimatorConfig.residual`.
         progress: called with every result as it comes.
 
     Raises:
@@ -100,7 +104,7 @@ def evaluate_stacks(
         if stored.ground_truth_m is None:
             without_truth.append(path)
             continue
-        results.append(_evaluate_one(engine, stored, stored.ground_truth_m, breathing))
+        results.append(_evaluate_one(engine, stored, stored.ground_truth_m, breathing, residual))
         if progress is not None:
             progress(results[-1])
     if not results:
@@ -111,12 +115,18 @@ def evaluate_stacks(
 
 
 def _evaluate_one(
-    engine: DepthEngine, stored: StoredStack, truth_m: FloatImage, breathing: Breathing | None
+    engine: DepthEngine,
+    stored: StoredStack,
+    truth_m: FloatImage,
+    breathing: Breathing | None,
+    residual: Residual,
 ) -> StackResult:
-    estimator = DepthEstimator(engine, EstimatorConfig(breathing=breathing or stored.breathing))
-    start = time.perf_counter()
-    estimate = estimator.estimate(stored.stack)
-    runtime_s = time.perf_counter() - start
+    config = EstimatorConfig(breathing=breathing or stored.breathing, residual=residual, max_motion_px=math.inf)
+    with make_aligner(config.residual) as aligner:  # a lens of its own for each stack
+        estimator = DepthEstimator(engine, config, aligner)
+        start = time.perf_counter()
+        estimate = estimator.estimate(stored.stack)
+        runtime_s = time.perf_counter() - start
     focus_m = stored.stack.focus_distance_m
     focus_range_m = (float(focus_m.min()), float(focus_m.max()))
     try:

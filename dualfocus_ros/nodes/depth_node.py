@@ -14,10 +14,11 @@ from typing import Any
 from sensor_msgs.msg import CameraInfo, Image, JointState, PointCloud2
 
 from dualfocus_ros import messages, parameters
+from dualfocus_ros.alignment.aligner import make_aligner
 from dualfocus_ros.engine.base import CompilerOptions
 from dualfocus_ros.engine.manifest import DEFAULT_MODEL
 from dualfocus_ros.engine.pick import ENGINE_CHOICES, describe, make_engine, takes_model
-from dualfocus_ros.errors import DualFocusError, EngineError, EngineNotReady
+from dualfocus_ros.errors import DualFocusError, EngineError, EngineNotReady, MotionError
 from dualfocus_ros.estimator import DepthEstimator, EstimatorConfig
 from dualfocus_ros.nodes.base import ManagedNode
 from dualfocus_ros.nodes.rates import Rate
@@ -95,7 +96,7 @@ class DepthNode(ManagedNode):
         self._drops: Counter[str] = Counter()
         self._drops_lock = threading.Lock()
         self._breathing = ""
-        self._not_ready = ""
+        self._not_ready = self._moved = ""
         self._latency_s = 0.0
 
     def configure(self) -> None:
@@ -104,7 +105,9 @@ class DepthNode(ManagedNode):
         model = self._config.model if takes_model(name) else None
         options = CompilerOptions(self._config.engine_cache, wait=False, report=self.get_logger().info)
         engine = self._resources.enter_context(make_engine(name, model, options))
-        self._estimator = DepthEstimator(engine, self._estimator_config)
+        config = self._estimator_config
+        aligner = self._resources.enter_context(make_aligner(config.residual, config.alignment_file))
+        self._estimator = DepthEstimator(engine, config, aligner)
         self._resources.callback(self._forget_outputs)
         self.outputs = (
             self.output(Image, "~/depth"),
@@ -216,12 +219,16 @@ class DepthNode(ManagedNode):
             self._count("stack: engine not ready", 1)
             self.get_logger().info(self._not_ready, throttle_duration_sec=5.0)
             return
+        except MotionError as error:
+            self._moved = str(error)
+            self._reject("stack: camera moved", error)
+            return
         except EngineError:
             raise
         except DualFocusError as error:
             self._reject("stack: no estimate", error)
             return
-        self._not_ready = ""
+        self._not_ready = self._moved = ""
         if not self.active:
             return
         self._report_breathing()
@@ -254,7 +261,7 @@ class DepthNode(ManagedNode):
     def _report_breathing(self) -> None:
         """Say where the field of view comes from, when that changes."""
         assert self._estimator is not None
-        source = self._estimator.breathing
+        source = self._estimator.alignment.source
         if source == self._breathing:
             return
         self._breathing = source
@@ -293,14 +300,16 @@ class DepthNode(ManagedNode):
             self.get_logger().warning(text, throttle_duration_sec=self._config.input_timeout_s)
         values: dict[str, object] = {f"rate of {n} [Hz]": f"{r.hz():.2f}" for n, r in self._rates.items()}
         if self._estimator is not None:
-            timing = self._estimator.timing
+            timing, alignment = self._estimator.timing, self._estimator.alignment
             values |= {
                 "engine": self._estimator.engine.name,
                 "device": self._estimator.engine.device,
-                "field of view from": self._estimator.breathing,
+                "field of view from": alignment.source,
+                "alignment of the lens": alignment.in_words(),
                 "time to align [ms]": f"{timing.align_s * 1e3:.1f}",
                 "time of engine [ms]": f"{timing.engine_s * 1e3:.1f}",
-                "alignment residual [px]": f"{abs(self._estimator.residual_px).max(initial=0.0):.3f}",
+                "alignment residual [px]": f"{abs(alignment.residual_px).max(initial=0.0):.3f}",
+                "motion in the sweep [px]": f"{alignment.motion_px:.2f}",
             }
         values |= {
             LATENCY_KEY: f"{self._latency_s * 1e3:.1f}",
@@ -328,8 +337,8 @@ class DepthNode(ManagedNode):
                 f"no message for {timeout_s:g} s on {names}: is the camera node running, is the topic remapped, "
                 "and does its QoS fit (ros2 topic info -v)?"
             )
-        if self._not_ready:
-            return 1, self._not_ready
+        if self._not_ready or self._moved:
+            return 1, self._not_ready or self._moved
         silence_s = self._rates["depth"].silent_for_s()
         if self._buffer.positions_dpt:
             # A sweep may take as long as its stack may be old.

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Alignment of a stream of stacks: metadata, what is known of the lens, motion, and one warp.
+
+The residual of the lens is estimated from the images until enough sweeps have said the same; then it is only
+looked after now and then, and alignment costs the warp.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from dualfocus_ros.align import (
+    AlignedSlice,
+    Breathing,
+    KeptSlices,
+    align,
+    has_constant_view,
+    metadata_intrinsics,
+    reference_to_slice,
+    slice_intrinsics,
+)
+from dualfocus_ros.alignment.base import ResidualEstimator
+from dualfocus_ros.alignment.classical import ClassicalResidual
+from dualfocus_ros.alignment.memory import CONVERGED_SWEEPS, SAME_POSITION, LensMemory
+from dualfocus_ros.alignment.motion import Motion, MotionMeter
+from dualfocus_ros.alignment.network import NetworkResidual
+from dualfocus_ros.alignment.residual import NO_RESIDUAL, StackResidual, estimate_residual
+from dualfocus_ros.errors import AlignmentError, MotionError
+from dualfocus_ros.types import AlignedStack, FocalSlice, FocalStack
+
+FloatArray = npt.NDArray[np.float64]
+Residual = Literal["auto", "classical", "network", "none"]
+RESIDUAL_CHOICES: tuple[str, ...] = get_args(Residual)
+
+CHECK_EVERY_SWEEPS = 20  # a lens that is well known is looked at again this often
+# Motion within a sweep below which it is neither corrected nor a reason to look at the lens again, pixels.
+NEGLIGIBLE_MOTION_PX = 0.5
+NEVER_NS = -(2**62)
+
+
+@dataclass(frozen=True)
+class AlignmentReport:
+    """How the last stack was aligned.
+
+    Attributes:
+        source: of the field of view by metadata, never auto.
+        residual_px: (N, 3) what was corrected beyond the metadata, see `AlignedStack.residual_px`.
+        motion_px: how far the image moved during the stack.
+        sweeps: of how many sweeps the residual of the least known slice is; None: it is not estimated.
+        estimated: whether the images of this stack were used to estimate it.
+    """
+
+    source: Breathing = "none"
+    residual_px: FloatArray = field(default_factory=lambda: np.zeros((0, 3)))
+    motion_px: float = 0.0
+    sweeps: int | None = None
+    estimated: bool = False
+
+    @property
+    def converged(self) -> bool:
+        """Whether enough sweeps have been seen for the residual to be known, or it is not estimated at all."""
+        return self.sweeps is None or self.sweeps >= CONVERGED_SWEEPS
+
+    def in_words(self) -> str:
+        """Return how well the residual is known, for diagnostics."""
+        if self.sweeps is None:
+            return "not estimated"
+        return "converged" if self.converged else f"learning, {self.sweeps} of {CONVERGED_SWEEPS} sweeps"
+
+
+def make_residual_estimator(name: str) -> ResidualEstimator:
+    """Return an estimator by name, not entered; `auto` is `classical`, see docs/alignment.md for why.
+
+    Raises:
+        AlignmentError: if there is none of that name.
+    """
+    if name in ("auto", "classical"):
+        return ClassicalResidual()
+    if name == "network":
+        return NetworkResidual()
+    raise AlignmentError(f"expected residual to be one of {RESIDUAL_CHOICES}, got {name!r}")
+
+
+class Aligner:
+    """Aligns stack after stack of one camera. One thread uses it.
+
+    What was warped is kept for the next stack that has the same slice, as the same image object.
+    """
+
+    def __init__(
+        self, estimator: ResidualEstimator | None = None, memory: LensMemory | None = None, *, always: bool = False
+    ) -> None:
+        """Take an estimator that is already entered; None: the metadata are believed.
+
+        Args:
+            estimator: of the residual.
+            memory: of the lens; None: an empty one.
+            always: estimate the residual also where the metadata say that the field of view is constant; such
+                stacks are mostly registered already, and then an estimate can only harm.
+        """
+        self.report = AlignmentReport()
+        self._estimator, self._always = estimator, always
+        self._memory = memory or LensMemory()
+        self._meter = MotionMeter()
+        self._kept = KeptSlices()
+        self._last: _Aligned | None = None
+        self._estimated_ns = NEVER_NS  # newest stamp of the stack that the lens was last looked at in
+        self._unchecked = 0  # sweeps since then
+
+    def align(self, stack: FocalStack, source: Breathing, max_motion_px: float = math.inf) -> AlignedStack:
+        """Bring the slices of a stack into one frame.
+
+        Args:
+            stack: as captured.
+            source: of the field of view, see `align.breathing_source`; not auto.
+            max_motion_px: how far the image may move during the stack; inf: any.
+
+        Raises:
+            MotionError: if it moved farther.
+            AlignmentError: if the slices cannot be brought into one frame.
+            EngineError: if the estimator fails.
+        """
+        motion = self._meter.measure(stack)
+        constant = has_constant_view(metadata_intrinsics(stack, source))
+        if self._estimator is None or (constant and not self._always):
+            motion_px = _across_px(motion, stack)
+            self.report = AlignmentReport(source, motion_px=motion_px)
+            _check_motion(motion_px, max_motion_px)
+            residual = NO_RESIDUAL + _drift(motion, stack)
+        else:
+            residual = self._residual(stack, source, motion, max_motion_px)
+        aligned = align(stack, source, residual, self._kept)
+        self._last = _Aligned(stack, source, residual, self._kept.resampled)
+        self.report = replace(self.report, residual_px=aligned.residual_px)
+        return aligned
+
+    def prepare(self, slices: Sequence[FocalSlice]) -> list[tuple[int, AlignedSlice]]:
+        """Align slices of a stack to come as those of the last one were; forget all others.
+
+        Return those whose place in the stack, from 0, is known, with it; none while the lens is being learned.
+        """
+        last = self._last
+        if last is None or not self.report.converged:
+            return []
+        self._kept.keep_only((*slices, *last.stack.slices))
+        found = []
+        for s in slices:
+            row = last.row(s)
+            if row is not None:
+                found.append((row, self._kept.warp(s.image, last.ref_to_slice(s, row), resample=last.resampled)))
+        return found
+
+    def _residual(
+        self, stack: FocalStack, source: Breathing, motion: Motion | None, max_motion_px: float
+    ) -> FloatArray:
+        """Return the residual (N, 3) of the lens and of motion; raise MotionError beyond the limit."""
+        intrinsics = metadata_intrinsics(stack, source)
+        k = intrinsics[stack.reference]
+        known, sweeps = self._memory.recall(stack, k)
+        motion_px, drift = _across_px(motion, stack), _drift(motion, stack)
+        estimate = self._is_due(stack, int(sweeps.min()), motion_px)
+        if not estimate:
+            self.report = AlignmentReport(source, motion_px=motion_px, sweeps=int(sweeps.min()))
+            _check_motion(motion_px, max_motion_px)
+            return known + drift
+        assert self._estimator is not None
+        found = estimate_residual(stack, intrinsics, self._estimator, known + drift)
+        if motion is None or sweeps.min() > 1:
+            # What the lens is known to do is no motion. Of the first stack nothing is known: it may be either.
+            off_px = float(np.hypot(*(found.residual - known)[:, 1:].T).max())
+            motion_px = off_px if motion is None else min(motion_px, off_px)
+        self.report = AlignmentReport(source, motion_px=motion_px, sweeps=int(sweeps.min()), estimated=True)
+        _check_motion(motion_px, max_motion_px)
+        self._memory.learn(stack, k, StackResidual(found.residual - drift, found.information))
+        known, sweeps = self._memory.recall(stack, k)
+        self.report = replace(self.report, sweeps=int(sweeps.min()))
+        return found.residual if self._memory.contradicted() else known + drift
+
+    def _is_due(self, stack: FocalStack, sweeps: int, motion_px: float) -> bool:
+        """Say whether the lens is to be looked at in this stack: not if a slice of it was used for that before."""
+        if min(s.stamp_ns for s in stack.slices) <= self._estimated_ns:
+            return False
+        self._unchecked += 1
+        learning = sweeps < CONVERGED_SWEEPS or self._memory.contradicted()
+        due = learning or motion_px > NEGLIGIBLE_MOTION_PX or self._unchecked >= CHECK_EVERY_SWEEPS
+        if due:
+            self._estimated_ns, self._unchecked = max(s.stamp_ns for s in stack.slices), 0
+        return due
+
+
+@dataclass(frozen=True)
+class _Aligned:
+    """How a stack was aligned, for slices of the next one."""
+
+    stack: FocalStack
+    source: Breathing
+    residual: FloatArray
+    resampled: bool
+
+    def row(self, s: FocalSlice) -> int | None:
+        """Return the place that a slice will have in a stack like this one; None: it has none."""
+        positions = 1.0 / self.stack.focus_distance_m
+        row = int(np.argmin(np.abs(positions - s.focus_dpt)))
+        off_dpt = abs(positions[row] - s.focus_dpt)
+        return row if off_dpt <= SAME_POSITION * float(np.abs(np.diff(positions)).min()) else None
+
+    def ref_to_slice(self, s: FocalSlice, row: int) -> FloatArray:
+        """Return the affine map (2, 3) from reference pixels to those of a slice at that place."""
+        reference = self.stack.slices[self.stack.reference]
+        own = slice_intrinsics(s, reference, self.stack.lens, self.source)
+        return reference_to_slice(reference.intrinsics, own, *self.residual[row])
+
+
+def _across_px(motion: Motion | None, stack: FocalStack) -> float:
+    """Return how far the image moved while the stack was taken, pixels; 0 where that is not known."""
+    span_s = _after_reference_s(stack)
+    return motion.fastest_px_s * float(np.ptp(span_s)) if motion is not None and np.ptp(span_s) > 0.0 else 0.0
+
+
+def _drift(motion: Motion | None, stack: FocalStack) -> FloatArray:
+    """Return what even motion adds to the residual: (N, 3), zero where it is negligible."""
+    drift = np.zeros((len(stack.slices), 3))
+    if motion is not None:
+        drift[:, 1:] = _after_reference_s(stack)[:, None] * motion.velocity_px_s
+        if np.ptp(drift[:, 1:], axis=0).max() < NEGLIGIBLE_MOTION_PX:
+            drift[:] = 0.0
+    return drift
+
+
+def _after_reference_s(stack: FocalStack) -> FloatArray:
+    """Return how long after the reference slice each one was taken (N,), seconds."""
+    reference_ns = stack.slices[stack.reference].stamp_ns
+    return np.array([s.stamp_ns - reference_ns for s in stack.slices]) * 1e-9
+
+
+def _check_motion(motion_px: float, limit_px: float) -> None:
+    if motion_px > limit_px:
+        raise MotionError(
+            f"the image moved by {motion_px:.1f} px during the sweep, max_motion_px is {limit_px:g}: hold the "
+            "camera still, sweep faster, or allow more"
+        )
+
+
+@contextmanager
+def make_aligner(residual: str = "auto", alignment_file: str | Path = "") -> Iterator[Aligner]:
+    """Yield an aligner with the estimator of that name loaded, for as long as the context lasts.
+
+    Args:
+        residual: one of RESIDUAL_CHOICES.
+        alignment_file: keeps what is learned of the lens; empty: nothing does.
+
+    Raises:
+        AlignmentError: if there is no estimator of that name, or the file is not usable.
+        EngineError: if the estimator cannot be loaded.
+    """
+    memory = LensMemory(alignment_file or None)
+    if residual == "none":
+        yield Aligner(memory=memory)
+        return
+    with make_residual_estimator(residual) as estimator:
+        yield Aligner(estimator, memory, always=residual != "auto")

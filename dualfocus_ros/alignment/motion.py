@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Motion of the camera, seen from sweep to sweep.
+
+Two slices of one focus position are blurred alike and carry the same lens error; what differs between them from
+one sweep to the next is motion.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from dualfocus_ros.alignment.base import Grid
+from dualfocus_ros.alignment.classical import ClassicalResidual, band_pass
+from dualfocus_ros.alignment.residual import linear_grey
+from dualfocus_ros.types import FloatImage, FocalStack, Image
+
+WORK_PIXELS = 80 * 60  # slices are made smaller by a whole number to about that
+LEAST_SIDE_PX = 20
+PROBES = 4  # slices of a stack that are looked at, spread over it
+UNRELATED = 0.05  # response of phase correlation below which two images show nothing common
+
+
+@dataclass(frozen=True)
+class Motion:
+    """How the image moved since the last sweep.
+
+    Attributes:
+        velocity_px_s: (2,) median over the slices that were compared.
+        fastest_px_s: largest speed of a single slice; inf where one has nothing in common with the last sweep.
+    """
+
+    velocity_px_s: npt.NDArray[np.float64]
+    fastest_px_s: float
+
+
+class MotionMeter:
+    """Compares slices with those that had the same focus the sweep before."""
+
+    def __init__(self) -> None:
+        """Start with no sweep."""
+        self._seen: dict[int, _Probe] = {}
+        self._shape: tuple[int, ...] = ()
+
+    def measure(self, stack: FocalStack) -> Motion | None:
+        """Return the motion since the last stack; None where that cannot be told.
+
+        It cannot for the first stack, one of other images, and one with no new slice where it is looked for.
+        """
+        shape = (len(stack.slices), *stack.slices[0].image.shape)
+        if shape != self._shape:
+            self._seen, self._shape = {}, shape
+        if min(shape[1:3]) < LEAST_SIDE_PX:
+            return None
+        velocities: list[npt.NDArray[np.float64]] = []
+        for n in np.unique(np.linspace(0, shape[0] - 1, PROBES).round().astype(int)):
+            s, before = stack.slices[n], self._seen.get(int(n))
+            if before is not None and before.image is s.image:
+                continue
+            probe = self._seen[int(n)] = _Probe(s.image, s.stamp_ns)
+            span_s = (s.stamp_ns - before.stamp_ns) * 1e-9 if before is not None else 0.0
+            if before is not None and span_s > 0.0:
+                velocities.append(probe.moved_px(before) / span_s)
+        if not velocities:
+            return None
+        speeds = [float(np.hypot(*v)) for v in velocities]
+        finite = [v for v, speed in zip(velocities, speeds, strict=True) if math.isfinite(speed)]
+        return Motion(np.median(finite, axis=0) if finite else np.zeros(2), max(speeds))
+
+
+class _Probe:
+    """A slice, small."""
+
+    def __init__(self, image: Image, stamp_ns: int) -> None:
+        self.image, self.stamp_ns = image, stamp_ns
+        height, width = image.shape[:2]
+        self._shrink = max(
+            1, min(round(math.sqrt(height * width / WORK_PIXELS)), min(height, width) // LEAST_SIDE_PX)
+        )
+        self._small = linear_grey(image, self._shrink)
+
+    def moved_px(self, before: _Probe) -> npt.NDArray[np.float64]:
+        """Return the displacement (2,) of the image since another slice, pixels; inf where they are unrelated."""
+        height, width = self._small.shape
+        shift, response = cv2.phaseCorrelate(
+            band_pass(before._small), band_pass(self._small), _window(width, height)
+        )
+        if response < UNRELATED:
+            return np.full(2, np.inf)
+        coarse = np.rint(shift)
+        moved = _shifted(self._small, coarse)
+        grid = Grid.of(width, height, (width - 1) / 2, (height - 1) / 2)
+        (found,) = ClassicalResidual().relate([before._small, moved], [(0, 1)], grid)
+        matrix = found[:, :3] + np.eye(3)  # where nothing is seen nothing moves
+        return np.asarray((coarse + np.linalg.solve(matrix, found[:, 3])[1:]) * self._shrink)
+
+
+def _window(width: int, height: int) -> FloatImage:
+    window: FloatImage = cv2.createHanningWindow((width, height), cv2.CV_32F)
+    return window
+
+
+def _shifted(image: FloatImage, by_px: npt.NDArray[np.float64]) -> FloatImage:
+    """Return the image as seen `by_px` further along x and y."""
+    if not by_px.any():
+        return image
+    back = np.array([[1.0, 0.0, by_px[0]], [0.0, 1.0, by_px[1]]])
+    size = (image.shape[1], image.shape[0])
+    flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(image, back, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
