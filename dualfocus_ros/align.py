@@ -94,6 +94,7 @@ class KeptSlices:
     def __init__(self) -> None:
         """Start empty."""
         self._kept: dict[int, AlignedSlice] = {}  # by identity of the image, which is held and so stays unique
+        self._scratch: Image | None = None  # new memory costs as much as a warp
 
     def warp(self, image: Image, ref_to_slice: npt.NDArray[np.float64], *, resample: bool) -> AlignedSlice:
         """Return the image in the reference grid, warped now or before; negligible differences are neglected.
@@ -106,10 +107,15 @@ class KeptSlices:
         kept = self._kept.get(id(image))
         same = kept is not None and kept.resampled == resample
         if kept is None or not same or _largest_move(ref_to_slice, kept.ref_to_slice, image) > NEGLIGIBLE_WARP_PX:
-            aligned, seen = _warp(image, ref_to_slice) if resample else (image, None)
+            aligned, seen = self._warp(image, ref_to_slice) if resample else (image, None)
             kept = AlignedSlice(image, ref_to_slice, resample, aligned, seen, next(_numbers))
             self._kept[id(image)] = kept
         return kept
+
+    def _warp(self, image: Image, ref_to_slice: npt.NDArray[np.float64]) -> tuple[Image, Mask | None]:
+        if self._scratch is None or self._scratch.shape[1:] != image.shape or self._scratch.dtype != image.dtype:
+            self._scratch = np.empty((2, *image.shape), image.dtype)
+        return _warp(image, ref_to_slice, self._scratch)
 
     @property
     def resampled(self) -> bool:
@@ -239,23 +245,27 @@ def _farthest(difference: npt.NDArray[np.float64], width: int, height: int) -> f
     return float(np.abs(difference @ corners).max())
 
 
-def _warp(image: Image, ref_to_slice: npt.NDArray[np.float64]) -> tuple[Image, Mask | None]:
-    """Return the image in the reference grid, and where it is seen (None: everywhere)."""
+def _warp(image: Image, ref_to_slice: npt.NDArray[np.float64], scratch: Image) -> tuple[Image, Mask | None]:
+    """Return the image in the reference grid, and where it is seen (None: everywhere).
+
+    `scratch` holds two images like it and is overwritten.
+    """
     height, width = image.shape[:2]
     xs = ref_to_slice[0, 0] * np.arange(width) + ref_to_slice[0, 2]
     ys = ref_to_slice[1, 1] * np.arange(height) + ref_to_slice[1, 2]
-    sharp = cv2.filter2D(image, -1, _SHARPENER, borderType=cv2.BORDER_REPLICATE)
-    pair = [
+    sharp = cv2.filter2D(image, -1, _SHARPENER, dst=scratch[0], borderType=cv2.BORDER_REPLICATE)
+    first, second = (
         cv2.warpAffine(
             sharp,
             ref_to_slice + sign * _SPREAD,
             (width, height),
+            dst=into,
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_REPLICATE,
         )
-        for sign in (1.0, -1.0)
-    ]
-    warped = cv2.addWeighted(pair[0], 0.5, pair[1], 0.5, 0.0, dst=pair[0])
+        for sign, into in ((1.0, None), (-1.0, scratch[1]))
+    )
+    warped = cv2.addWeighted(first, 0.5, second, 0.5, 0.0, dst=first)
     if warped.dtype == np.uint16:
         np.minimum(warped, image.max(), out=warped)  # sharpening overshoots: 12 bits must not become 13
     seen_x = (xs >= -0.5) & (xs <= width - 0.5)

@@ -119,7 +119,7 @@ def test_sweeps_that_never_become_a_stack_are_forgotten():
     estimator.estimate(stack)
     for value in range(50):
         estimator.prepare(different(stack, value).slices[:2])
-    assert len(estimator._kept._kept) <= 5
+    assert len(estimator._aligner._kept._kept) <= 5
 
 
 def test_a_focus_that_the_last_stack_had_not_is_not_prepared():
