@@ -175,8 +175,10 @@ class Aligner:
         found = estimate_residual(stack, intrinsics, self._estimator, known + drift)
         if motion is None or sweeps.min() > 1:
             # What the lens is known to do is no motion. Of the first stack nothing is known: it may be either.
-            off_px = float(np.hypot(*(found.residual - known)[:, 1:].T).max())
-            motion_px = off_px if motion is None else min(motion_px, off_px)
+            off_px = found.residual - known
+            within_px = float(np.hypot(*off_px[:, 1:].T).max())
+            if motion is None or within_px < motion_px:  # it may have moved before the stack was begun
+                motion_px, drift = within_px, _evenly(off_px, stack) if motion is not None else drift
         self.report = AlignmentReport(source, motion_px=motion_px, sweeps=int(sweeps.min()), estimated=True)
         _check_motion(motion_px, max_motion_px)
         self._memory.learn(stack, k, StackResidual(found.residual - drift, found.information))
@@ -230,9 +232,20 @@ def _drift(motion: Motion | None, stack: FocalStack) -> FloatArray:
     drift = np.zeros((len(stack.slices), 3))
     if motion is not None:
         drift[:, 1:] = _after_reference_s(stack)[:, None] * motion.velocity_px_s
-        if np.ptp(drift[:, 1:], axis=0).max() < NEGLIGIBLE_MOTION_PX:
-            drift[:] = 0.0
-    return drift
+    return _unless_negligible(drift)
+
+
+def _evenly(off_px: FloatArray, stack: FocalStack) -> FloatArray:
+    """Return what of the shifts in (N, 3) grows evenly with time."""
+    after_s = _after_reference_s(stack)
+    drift = np.zeros((len(after_s), 3))
+    if after_s.any():
+        drift[:, 1:] = np.outer(after_s, after_s @ off_px[:, 1:] / (after_s @ after_s))
+    return _unless_negligible(drift)
+
+
+def _unless_negligible(drift: FloatArray) -> FloatArray:
+    return drift if np.ptp(drift[:, 1:], axis=0).max() >= NEGLIGIBLE_MOTION_PX else np.zeros_like(drift)
 
 
 def _after_reference_s(stack: FocalStack) -> FloatArray:

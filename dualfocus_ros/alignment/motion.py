@@ -22,7 +22,7 @@ from dualfocus_ros.types import FloatImage, FocalStack, Image
 WORK_PIXELS = 80 * 60  # slices are made smaller by a whole number to about that
 LEAST_SIDE_PX = 20
 PROBES = 4  # slices of a stack that are looked at, spread over it
-UNRELATED = 0.05  # response of phase correlation below which two images show nothing common
+UNRELATED = 0.3  # response of phase correlation below which two images have too little in common
 
 
 @dataclass(frozen=True)
