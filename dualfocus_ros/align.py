@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from dualfocus_ros import optics
 from dualfocus_ros.errors import AlignmentError
+from dualfocus_ros.noise import calmed
 from dualfocus_ros.types import AlignedStack, FocalSlice, FocalStack, Image, Intrinsics, LensModel, Mask
 
 Breathing = Literal["auto", "camera_info", "thin_lens", "none"]
@@ -96,19 +97,24 @@ class KeptSlices:
         self._kept: dict[int, AlignedSlice] = {}  # by identity of the image, which is held and so stays unique
         self._scratch: Image | None = None  # new memory costs as much as a warp
 
-    def warp(self, image: Image, ref_to_slice: npt.NDArray[np.float64], *, resample: bool) -> AlignedSlice:
+    def warp(
+        self, image: Image, ref_to_slice: npt.NDArray[np.float64], *, resample: bool, noise: float = 0.0
+    ) -> AlignedSlice:
         """Return the image in the reference grid, warped now or before; negligible differences are neglected.
 
         Args:
             image: of a slice.
             ref_to_slice: affine map (2, 3) from reference pixels to slice pixels.
             resample: whether to do so even if the image stays in its place, since others are resampled.
+            noise: that the image is to be freed of, see `noise.calmed`; 0: none.
         """
         kept = self._kept.get(id(image))
-        same = kept is not None and kept.resampled == resample
+        same = kept is not None and (kept.resampled, kept.noise) == (resample, noise)
         if kept is None or not same or _largest_move(ref_to_slice, kept.ref_to_slice, image) > NEGLIGIBLE_WARP_PX:
             aligned, seen = self._warp(image, ref_to_slice) if resample else (image, None)
-            kept = AlignedSlice(image, ref_to_slice, resample, aligned, seen, next(_numbers))
+            if noise > 0.0:
+                aligned = calmed(aligned, noise)
+            kept = AlignedSlice(image, ref_to_slice, resample, noise, aligned, seen, next(_numbers))
             self._kept[id(image)] = kept
         return kept
 
@@ -136,6 +142,7 @@ class AlignedSlice:
         image: as captured.
         ref_to_slice: affine map (2, 3) from reference pixels to slice pixels.
         resampled: whether the image went through the kernel of the warp.
+        noise: that it was freed of, standard deviation in 1/255 of the full range.
         aligned: the slice in the grid of the reference.
         seen: (H, W) where that is seen; None: everywhere.
         number: see `AlignedStack.numbers`.
@@ -144,6 +151,7 @@ class AlignedSlice:
     image: Image
     ref_to_slice: npt.NDArray[np.float64]
     resampled: bool
+    noise: float
     aligned: Image
     seen: Mask | None
     number: int
@@ -154,6 +162,7 @@ def align(
     breathing: Breathing = "auto",
     residual: npt.NDArray[np.float64] | None = None,
     kept: KeptSlices | None = None,
+    noise: float = 0.0,
 ) -> AlignedStack:
     """Warp every slice into the grid of the reference slice, once.
 
@@ -167,6 +176,7 @@ def align(
         residual: (N, 3) per slice, applied on top of the metadata: radial scale (1 = none), x and y
             shift in pixels of the slice. None: nothing.
         kept: slices that were warped before, for the same or another stack.
+        noise: that the slices are to be freed of, see `noise.calmed`; 0: none.
 
     Raises:
         AlignmentError: if the arguments do not fit the stack.
@@ -183,7 +193,9 @@ def align(
     kept = kept or KeptSlices()
     maps = [reference_to_slice(reference, k, *r) for k, r in zip(intrinsics, residual, strict=True)]
     resample = any_moves(maps, reference)
-    warped = [kept.warp(s.image, m, resample=resample) for s, m in zip(stack.slices, maps, strict=True)]
+    warped = [
+        kept.warp(s.image, m, resample=resample, noise=noise) for s, m in zip(stack.slices, maps, strict=True)
+    ]
     kept.keep_only(stack.slices)
     valid = None
     if any(w.seen is not None for w in warped):

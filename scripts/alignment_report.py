@@ -187,7 +187,7 @@ def _package_warp(image: Image, ref_to_slice: FloatArray) -> Image:
 
 def _sharpness(image: Image) -> FloatArray:
     """Return the focus measure of the classical engine, with the least that it smooths."""
-    calm = cv2.GaussianBlur(image.astype(np.float32), (0, 0), classical.PRESMOOTH_SIGMA_PX[0])
+    calm = cv2.GaussianBlur(image.astype(np.float32), (0, 0), classical.PRESMOOTH_SIGMA_PX)
     kernel = np.array([[-1.0, 2.0, -1.0]])
     return np.asarray(np.abs(cv2.filter2D(calm, -1, kernel)) + np.abs(cv2.filter2D(calm, -1, kernel.T)), float)
 

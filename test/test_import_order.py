@@ -22,6 +22,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("share", "dds", "launching"),
     ("types", "optics", "onnx_runtime"),
     ("image_encodings", "camera", "sweep", "pairing", "stack", "stackio"),
+    ("noise",),
     ("align",),
     ("alignment",),
     ("engine",),

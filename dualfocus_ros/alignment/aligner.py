@@ -34,6 +34,7 @@ from dualfocus_ros.alignment.motion import Motion, MotionMeter
 from dualfocus_ros.alignment.network import NetworkResidual
 from dualfocus_ros.alignment.residual import NO_RESIDUAL, StackResidual, estimate_residual
 from dualfocus_ros.errors import AlignmentError, MotionError
+from dualfocus_ros.noise import NEGLIGIBLE_NOISE, noise_level
 from dualfocus_ros.types import AlignedStack, FocalSlice, FocalStack
 
 FloatArray = npt.NDArray[np.float64]
@@ -44,6 +45,7 @@ CHECK_EVERY_SWEEPS = 20  # a lens that is well known is looked at again this oft
 # Motion within a sweep below which it is neither corrected nor a reason to look at the lens again, pixels.
 NEGLIGIBLE_MOTION_PX = 0.5
 NEVER_NS = -(2**62)
+SAME_NOISE = 0.25  # relative change of the noise up to which slices are calmed as before
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class AlignmentReport:
         motion_px: how far the image moved during the stack.
         sweeps: of how many sweeps the residual of the least known slice is; None: it is not estimated.
         estimated: whether the images of this stack were used to estimate it.
+        noise: that the slices were freed of, standard deviation in 1/255 of the full range; 0: they were not noisy.
     """
 
     source: Breathing = "none"
@@ -63,6 +66,7 @@ class AlignmentReport:
     motion_px: float = 0.0
     sweeps: int | None = None
     estimated: bool = False
+    noise: float = 0.0
 
     @property
     def converged(self) -> bool:
@@ -76,8 +80,12 @@ class AlignmentReport:
         return "converged" if self.converged else f"learning, {self.sweeps} of {CONVERGED_SWEEPS} sweeps"
 
 
-def make_residual_estimator(name: str) -> ResidualEstimator:
+def make_residual_estimator(name: str, threads: int | None = None) -> ResidualEstimator:
     """Return an estimator by name, not entered; `auto` is `classical`, see docs/alignment.md for why.
+
+    Args:
+        name: one of RESIDUAL_CHOICES but none.
+        threads: that `network` may use; None: one for each core.
 
     Raises:
         AlignmentError: if there is none of that name.
@@ -85,7 +93,7 @@ def make_residual_estimator(name: str) -> ResidualEstimator:
     if name in ("auto", "classical"):
         return ClassicalResidual()
     if name == "network":
-        return NetworkResidual()
+        return NetworkResidual(threads=threads)
     raise AlignmentError(f"expected residual to be one of {RESIDUAL_CHOICES}, got {name!r}")
 
 
@@ -132,14 +140,15 @@ class Aligner:
         constant = has_constant_view(metadata_intrinsics(stack, source))
         if self._estimator is None or (constant and not self._always):
             motion_px = _across_px(motion, stack)
-            self.report = AlignmentReport(source, motion_px=motion_px)
+            self._report(source, motion_px)
             _check_motion(motion_px, max_motion_px)
             residual = NO_RESIDUAL + _drift(motion, stack)
         else:
             residual = self._residual(stack, source, motion, max_motion_px)
-        aligned = align(stack, source, residual, self._kept)
-        self._last = _Aligned(stack, source, residual, self._kept.resampled)
-        self.report = replace(self.report, residual_px=aligned.residual_px)
+        noise = self._noise_of(stack)
+        aligned = align(stack, source, residual, self._kept, noise)
+        self._last = _Aligned(stack, source, residual, self._kept.resampled, noise)
+        self.report = replace(self.report, residual_px=aligned.residual_px, noise=noise)
         return aligned
 
     def prepare(self, slices: Sequence[FocalSlice]) -> list[tuple[int, AlignedSlice]]:
@@ -155,8 +164,24 @@ class Aligner:
         for s in slices:
             row = last.row(s)
             if row is not None:
-                found.append((row, self._kept.warp(s.image, last.ref_to_slice(s, row), resample=last.resampled)))
+                to_slice = last.ref_to_slice(s, row)
+                warped = self._kept.warp(s.image, to_slice, resample=last.resampled, noise=last.noise)
+                found.append((row, warped))
         return found
+
+    def _report(
+        self, source: Breathing, motion_px: float, sweeps: int | None = None, *, estimated: bool = False
+    ) -> None:
+        before = self.report
+        self.report = AlignmentReport(source, before.residual_px, motion_px, sweeps, estimated, before.noise)
+
+    def _noise_of(self, stack: FocalStack) -> float:
+        """Return the noise that slices are to be freed of; it stays while that of the camera hardly changes."""
+        found = noise_level(s.image for s in stack.slices)
+        before = self.report.noise
+        if before > 0.0 and abs(found / before - 1.0) < SAME_NOISE:
+            return before
+        return found if found > NEGLIGIBLE_NOISE else 0.0
 
     def _residual(
         self, stack: FocalStack, source: Breathing, motion: Motion | None, max_motion_px: float
@@ -168,7 +193,7 @@ class Aligner:
         motion_px, drift = _across_px(motion, stack), _drift(motion, stack)
         estimate = self._is_due(stack, int(sweeps.min()), motion_px)
         if not estimate:
-            self.report = AlignmentReport(source, motion_px=motion_px, sweeps=int(sweeps.min()))
+            self._report(source, motion_px, int(sweeps.min()))
             _check_motion(motion_px, max_motion_px)
             return known + drift
         assert self._estimator is not None
@@ -179,7 +204,7 @@ class Aligner:
             within_px = float(np.hypot(*off_px[:, 1:].T).max())
             if motion is None or within_px < motion_px:  # it may have moved before the stack was begun
                 motion_px, drift = within_px, _evenly(off_px, stack) if motion is not None else drift
-        self.report = AlignmentReport(source, motion_px=motion_px, sweeps=int(sweeps.min()), estimated=True)
+        self._report(source, motion_px, int(sweeps.min()), estimated=True)
         _check_motion(motion_px, max_motion_px)
         self._memory.learn(stack, k, StackResidual(found.residual - drift, found.information))
         known, sweeps = self._memory.recall(stack, k)
@@ -206,6 +231,7 @@ class _Aligned:
     source: Breathing
     residual: FloatArray
     resampled: bool
+    noise: float
 
     def row(self, s: FocalSlice) -> int | None:
         """Return the place that a slice will have in a stack like this one; None: it has none."""
@@ -263,12 +289,15 @@ def _check_motion(motion_px: float, limit_px: float) -> None:
 
 
 @contextmanager
-def make_aligner(residual: str = "auto", alignment_file: str | Path = "") -> Iterator[Aligner]:
+def make_aligner(
+    residual: str = "auto", alignment_file: str | Path = "", threads: int | None = None
+) -> Iterator[Aligner]:
     """Yield an aligner with the estimator of that name loaded, for as long as the context lasts.
 
     Args:
         residual: one of RESIDUAL_CHOICES.
         alignment_file: keeps what is learned of the lens; empty: nothing does.
+        threads: that the estimator may use; None: one for each core.
 
     Raises:
         AlignmentError: if there is no estimator of that name, or the file is not usable.
@@ -278,5 +307,5 @@ def make_aligner(residual: str = "auto", alignment_file: str | Path = "") -> Ite
     if residual == "none":
         yield Aligner(memory=memory)
         return
-    with make_residual_estimator(residual) as estimator:
+    with make_residual_estimator(residual, threads) as estimator:
         yield Aligner(estimator, memory, always=residual != "auto")

@@ -44,9 +44,7 @@ HYPOTHESES_PER_SLICE = 3
 WHITE_PERCENTILE = 99.5
 WHITE_STRIDE = 4
 
-# Slices are smoothed before their sharpness is measured, the more the noisier they are: noise looks sharp, too.
-PRESMOOTH_SIGMA_PX = (0.7, 0.95)
-PRESMOOTH_NOISE = (0.0015, 0.003)  # standard deviation, white = 1, from which to which that rises
+PRESMOOTH_SIGMA_PX = 0.7  # takes the noise that resampling spares in one slice and removes in others
 AIF_SIGMA_PX = 3.0  # window of the focus measure that chooses the first all-in-focus image
 AIF_BLUR_PX = 1.0  # slices blurred by less than about this make up that image
 CUE_SIGMA_PX = 1.5  # window of both cues before the logarithm
@@ -196,22 +194,11 @@ def _focus_measures(scene: _Scene) -> list[FloatImage]:
     """Return the modified Laplacian |I_xx| + |I_yy| of every slice, 0 where the slice does not see."""
     kernel = np.array([[-1.0, 2.0, -1.0]], np.float32)
     measures: list[FloatImage] = []
-    sigma_px = float(np.interp(_noise(scene.grey), PRESMOOTH_NOISE, PRESMOOTH_SIGMA_PX))
     for n, grey in enumerate(scene.grey):
-        calm = _smooth(grey, sigma_px)
+        calm = _smooth(grey, PRESMOOTH_SIGMA_PX)
         measure = np.abs(cv2.filter2D(calm, -1, kernel)) + np.abs(cv2.filter2D(calm, -1, kernel.T))
         measures.append(measure if scene.seen is None else measure * scene.seen[n])
     return measures
-
-
-def _noise(slices: list[FloatImage]) -> float:
-    """Return the standard deviation of the noise, in the slice that has least (Immerkaer, CVIU 1996).
-
-    What is in focus counts as noise, but some slice is out of focus nearly everywhere.
-    """
-    kernel = np.array([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]], np.float32)
-    spread = min(float(cv2.mean(np.abs(cv2.filter2D(grey, -1, kernel)))[0]) for grey in slices)
-    return math.sqrt(math.pi / 2.0) / 6.0 * spread
 
 
 def _sharpest_dpt(sharpness: list[FloatImage], focus_dpt: FloatVector) -> FloatImage:

@@ -22,6 +22,7 @@ from tabulate import tabulate
 from dualfocus_ros import dds
 from dualfocus_ros.engine.manifest import DEFAULT_MODEL
 from dualfocus_ros.errors import ParameterError
+from dualfocus_ros.evaluation.alignment_speed import alignment_table, measure_alignment
 from dualfocus_ros.evaluation.roofline import measure_ceilings, measure_graphs, roofline_table
 from dualfocus_ros.evaluation.speed import as_json, candidates, measure_speed, speed_table
 from dualfocus_ros.nodes.benchmark_peers import (
@@ -67,6 +68,8 @@ def measure(config: BenchmarkConfig) -> dict[str, Any]:
     speeds = measure_speed(found, stack, config.runs)
     result["slices"], result["engines"] = config.slices, as_json(speeds)
     result["engines_table"] = speed_table(speeds)
+    aligned = measure_alignment(stack, config.runs)
+    result["alignment"], result["alignment_table"] = [a.summary() for a in aligned], alignment_table(aligned)
     if any(candidate.name == "onnx" for candidate in found):
         ceilings = measure_ceilings()
         shape = (config.slices, config.height, config.width)
@@ -111,7 +114,8 @@ def report(result: dict[str, Any]) -> str:
         rows, headers=[f"ROS side, {size}", "median ms", f"core at {result['rate_hz']:g} Hz"], floatfmt=".3f"
     )
     frames = f"input measured over {inp['frames']} frames"
-    text = f"{ros}\n{frames}\n\nEngines, {result['slices']} slices of {size}\n{result['engines_table']}"
+    ros += f"\n{frames}\n\nAlignment on one core, {size}\n{result['alignment_table']}"
+    text = f"{ros}\n\nEngines, {result['slices']} slices of {size}\n{result['engines_table']}"
     if "roofline_table" in result:
         text += f"\n\nGraphs of the network on the CPU\n{result['roofline_table']}"
     sweep, sliding = (result["path"][mode] for mode in ("sweep", "sliding"))

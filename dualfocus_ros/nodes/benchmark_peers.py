@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
@@ -58,12 +59,14 @@ class BenchmarkConfig:
 
 
 def textured_stack(config: BenchmarkConfig) -> FocalStack:
-    """Return a stack of noise, the worst case for warps and focus measures alike."""
+    """Return a stack of noise, the worst case for warps and focus measures alike; in focus in the middle slice."""
     rng = np.random.default_rng(0)
     distances = focus_positions_m(SweepConfig(slices=config.slices))
     slices = []
     for i, s in enumerate(distances):
         image = rng.integers(0, 256, (config.height, config.width, 3), dtype=np.uint8)
+        if i != config.slices // 2:
+            image = cv2.GaussianBlur(image, (0, 0), abs(i - config.slices // 2))
         slices.append(FocalSlice(image, i, s, _focused(config, s)))
     return FocalStack.from_slices(slices, LENS, frame_id=FRAME_ID)
 

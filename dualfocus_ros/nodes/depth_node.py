@@ -310,6 +310,7 @@ class DepthNode(ManagedNode):
                 "time of engine [ms]": f"{timing.engine_s * 1e3:.1f}",
                 "alignment residual [px]": f"{abs(alignment.residual_px).max(initial=0.0):.3f}",
                 "motion in the sweep [px]": f"{alignment.motion_px:.2f}",
+                "noise that was taken out [grey levels]": f"{alignment.noise:.2f}",
             }
         values |= {
             LATENCY_KEY: f"{self._latency_s * 1e3:.1f}",

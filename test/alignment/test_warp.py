@@ -35,7 +35,7 @@ def bilinear(image: np.ndarray, ref_to_slice: np.ndarray) -> np.ndarray:
 
 def sharpness(image: np.ndarray) -> np.ndarray:
     """Return the focus measure of the classical engine, with the least that it smooths."""
-    calm = cv2.GaussianBlur(image.astype(np.float32), (0, 0), PRESMOOTH_SIGMA_PX[0])
+    calm = cv2.GaussianBlur(image.astype(np.float32), (0, 0), PRESMOOTH_SIGMA_PX)
     kernel = np.array([[-1.0, 2.0, -1.0]])
     return np.asarray(np.abs(cv2.filter2D(calm, -1, kernel)) + np.abs(cv2.filter2D(calm, -1, kernel.T)), float)
 
