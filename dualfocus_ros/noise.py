@@ -14,7 +14,7 @@ import numpy as np
 
 from dualfocus_ros.types import Image
 
-# Up to this standard deviation, in 1/255 of the full range, slices are left as they are: rounding to 8 bits makes 0.3.
+# Up to this standard deviation, in 1/255 of the full range, slices are left as they are; rounding makes 0.3.
 NEGLIGIBLE_NOISE = 0.6
 WINDOW_PX = 5
 # Variance, in units of that of the noise, at which half of the detail in a window is kept.

@@ -58,7 +58,7 @@ class AlignmentReport:
         motion_px: how far the image moved during the stack.
         sweeps: of how many sweeps the residual of the least known slice is; None: it is not estimated.
         estimated: whether the images of this stack were used to estimate it.
-        noise: that the slices were freed of, standard deviation in 1/255 of the full range; 0: they were not noisy.
+        noise: that the slices were freed of, standard deviation in 1/255 of the full range; 0: there was little.
     """
 
     source: Breathing = "none"

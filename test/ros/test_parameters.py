@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
 
 # Said by ROS itself, not by this package.
 FOREIGN = ("use_sim_time", "start_type_description_service", "qos_overrides.")
-LIVE = {"breathing", "min_depth_m", "max_depth_m", "min_confidence"}
+LIVE = {"breathing", "max_motion_px", "min_depth_m", "max_depth_m", "min_confidence"}
 ENUMERATED = {
     "driver": ("simulated", "folder"),
     "sweep.spacing": ("dioptres", "metres"),
@@ -37,6 +37,7 @@ ENUMERATED = {
     "depth_encoding": ("32FC1", "16UC1"),
     "mode": ("sweep", "sliding"),
     "breathing": ("auto", "camera_info", "thin_lens", "none"),
+    "residual": ("auto", "classical", "network", "none"),
 }
 Maker = Callable[..., Any]
 
@@ -113,6 +114,7 @@ def test_every_parameter_is_described_and_bounded(make: Maker, kind: type[Any]) 
             "folder.path",
             "model",
             "engine_cache",
+            "alignment_file",
         ):
             for choice in ENUMERATED[name]:
                 assert choice in descriptor.additional_constraints, name
