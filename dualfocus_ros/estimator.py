@@ -48,6 +48,12 @@ class EstimatorConfig:
             "doc": "File that keeps what was learned of the lens for the next start; empty: nothing is kept."
         },
     )
+    denoise: bool = field(
+        default=True,
+        metadata={
+            "doc": "Take noise out of the slices of a noisy camera before depth is estimated: noise looks sharp."
+        },
+    )
     max_motion_px: float = field(
         default=4.0,
         metadata={

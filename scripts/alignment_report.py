@@ -33,6 +33,7 @@ from dualfocus_ros.engine import classical
 from dualfocus_ros.engine.base import DepthEngine
 from dualfocus_ros.engine.pick import make_engine
 from dualfocus_ros.evaluation.metrics import score
+from dualfocus_ros.noise import NEGLIGIBLE_NOISE, calmed, noise_level
 from dualfocus_ros.stackio import StoredStack, load_stack
 from dualfocus_ros.types import AlignedStack, FocalStack, Image
 
@@ -89,7 +90,8 @@ def residual_table(stacks: Sequence[StoredStack]) -> str:
 
 def with_kernel(stack: FocalStack, residual: FloatArray | None, kernel: Kernel | None) -> AlignedStack:
     """Return an aligned stack; by another kernel than that of the package the reference stays as it is."""
-    aligned = alignment.align(stack, "camera_info", residual)
+    noise = noise_of(stack)
+    aligned = alignment.align(stack, "camera_info", residual, noise=noise)
     if kernel is None:
         return aligned
     maps = _maps(stack, residual)
@@ -97,7 +99,14 @@ def with_kernel(stack: FocalStack, residual: FloatArray | None, kernel: Kernel |
         s.image if n == stack.reference else kernel(s.image, m)
         for n, (s, m) in enumerate(zip(stack.slices, maps, strict=True))
     ]
+    images = [calmed(image, noise) for image in images] if noise else images
     return replace(aligned, images=tuple(images), numbers=())
+
+
+def noise_of(stack: FocalStack) -> float:
+    """Return the noise that slices are freed of; 0 where there is little."""
+    found = noise_level(s.image for s in stack.slices)
+    return found if found > NEGLIGIBLE_NOISE else 0.0
 
 
 def _maps(stack: FocalStack, residual: FloatArray | None) -> list[FloatArray]:
@@ -139,13 +148,14 @@ def abs_rel(engine: DepthEngine, stored: Sequence[StoredStack], aligned: Sequenc
 def depth_table(breathing: Sequence[StoredStack], room: Sequence[StoredStack]) -> str:
     """Return errors of depth by how the stacks were aligned."""
     ways: dict[str, list[AlignedStack]] = {
-        "none": [alignment.align(s.stack, "none") for s in breathing],
-        "metadata": [alignment.align(s.stack, "camera_info") for s in breathing],
+        "none": [alignment.align(s.stack, "none", noise=noise_of(s.stack)) for s in breathing],
+        "metadata": [with_kernel(s.stack, None, None) for s in breathing],
     }
-    for name in ("classical", "network"):
+    for name in ("network", "classical"):
         residuals = [estimated(s.stack, name)[0] for s in breathing]
-        pairs = zip(breathing, residuals, strict=True)
-        ways[f"metadata, {name}"] = [alignment.align(s.stack, "camera_info", r) for s, r in pairs]
+        pairs = list(zip(breathing, residuals, strict=True))
+        ways[f"metadata, {name}"] = [with_kernel(s.stack, r, None) for s, r in pairs]
+    ways["metadata, classical, with the noise"] = [alignment.align(s.stack, "camera_info", r) for s, r in pairs]
     for name, kernel in KERNELS.items():
         label = "metadata, truth" + ("" if kernel is None else f", {name} warp")
         ways[label] = [with_kernel(s.stack, true_residual(s), kernel) for s in breathing]

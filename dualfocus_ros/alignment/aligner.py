@@ -104,7 +104,12 @@ class Aligner:
     """
 
     def __init__(
-        self, estimator: ResidualEstimator | None = None, memory: LensMemory | None = None, *, always: bool = False
+        self,
+        estimator: ResidualEstimator | None = None,
+        memory: LensMemory | None = None,
+        *,
+        always: bool = False,
+        denoise: bool = True,
     ) -> None:
         """Take an estimator that is already entered; None: the metadata are believed.
 
@@ -113,9 +118,10 @@ class Aligner:
             memory: of the lens; None: an empty one.
             always: estimate the residual also where the metadata say that the field of view is constant; such
                 stacks are mostly registered already, and then an estimate can only harm.
+            denoise: take noise out of slices that have more than a little.
         """
         self.report = AlignmentReport()
-        self._estimator, self._always = estimator, always
+        self._estimator, self._always, self._denoise = estimator, always, denoise
         self._memory = memory or LensMemory()
         self._meter = MotionMeter()
         self._kept = KeptSlices()
@@ -177,11 +183,16 @@ class Aligner:
 
     def _noise_of(self, stack: FocalStack) -> float:
         """Return the noise that slices are to be freed of; it stays while that of the camera hardly changes."""
+        if not self._denoise:
+            return 0.0
         found = noise_level(s.image for s in stack.slices)
         before = self.report.noise
         if before > 0.0 and abs(found / before - 1.0) < SAME_NOISE:
             return before
-        return found if found > NEGLIGIBLE_NOISE else 0.0
+        if found <= NEGLIGIBLE_NOISE:
+            return 0.0
+        # In steps, so that it depends little on which stack came first.
+        return (1.0 + SAME_NOISE) ** round(math.log(found, 1.0 + SAME_NOISE))
 
     def _residual(
         self, stack: FocalStack, source: Breathing, motion: Motion | None, max_motion_px: float
@@ -290,13 +301,18 @@ def _check_motion(motion_px: float, limit_px: float) -> None:
 
 @contextmanager
 def make_aligner(
-    residual: str = "auto", alignment_file: str | Path = "", threads: int | None = None
+    residual: str = "auto",
+    alignment_file: str | Path = "",
+    *,
+    denoise: bool = True,
+    threads: int | None = None,
 ) -> Iterator[Aligner]:
     """Yield an aligner with the estimator of that name loaded, for as long as the context lasts.
 
     Args:
         residual: one of RESIDUAL_CHOICES.
         alignment_file: keeps what is learned of the lens; empty: nothing does.
+        denoise: take noise out of slices that have more than a little.
         threads: that the estimator may use; None: one for each core.
 
     Raises:
@@ -305,7 +321,7 @@ def make_aligner(
     """
     memory = LensMemory(alignment_file or None)
     if residual == "none":
-        yield Aligner(memory=memory)
+        yield Aligner(memory=memory, denoise=denoise)
         return
     with make_residual_estimator(residual, threads) as estimator:
-        yield Aligner(estimator, memory, always=residual != "auto")
+        yield Aligner(estimator, memory, always=residual != "auto", denoise=denoise)

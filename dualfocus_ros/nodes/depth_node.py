@@ -106,7 +106,9 @@ class DepthNode(ManagedNode):
         options = CompilerOptions(self._config.engine_cache, wait=False, report=self.get_logger().info)
         engine = self._resources.enter_context(make_engine(name, model, options))
         config = self._estimator_config
-        aligner = self._resources.enter_context(make_aligner(config.residual, config.alignment_file))
+        aligner = self._resources.enter_context(
+            make_aligner(config.residual, config.alignment_file, denoise=config.denoise)
+        )
         self._estimator = DepthEstimator(engine, config, aligner)
         self._resources.callback(self._forget_outputs)
         self.outputs = (

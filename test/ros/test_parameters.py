@@ -143,7 +143,13 @@ def test_read_only_parameters_refuse_to_be_set(make: Maker) -> None:
 def test_live_parameters_apply_at_once(make: Maker) -> None:
     node = make(DepthNode, **ENGINE)
     assert node.trigger_configure().name == "SUCCESS"
-    changes = {"breathing": "none", "min_depth_m": 0.5, "max_depth_m": 3.0, "min_confidence": 0.25}
+    changes = {
+        "breathing": "none",
+        "max_motion_px": 9.0,
+        "min_depth_m": 0.5,
+        "max_depth_m": 3.0,
+        "min_confidence": 0.25,
+    }
     assert set(changes) == LIVE
     for name, value in changes.items():
         (result,) = node.set_parameters([Parameter(name, value=value)])
@@ -164,6 +170,8 @@ def test_live_parameters_apply_at_once(make: Maker) -> None:
         ("breathing", "nonne", "expected breathing to be one of"),
         ("min_depth_m", 7.0, "expected 0 <= min_depth_m < max_depth_m, got 7.0 and 5.0"),
         ("max_depth_m", 0.0, "got 0.0 and 0.0"),
+        ("max_motion_px", -1.0, "max_motion_px"),
+        ("max_motion_px", float("nan"), "max_motion_px"),
         ("min_depth_m", -1.0, "min_depth_m"),
         ("min_confidence", 1.01, "min_confidence"),
         ("min_confidence", "high", "Wrong parameter type"),
