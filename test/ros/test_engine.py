@@ -33,7 +33,9 @@ def test_auto_runs_the_network_that_the_parameter_names(tmp_path: Path) -> None:
     path = tiny_models.tiny_model(tmp_path)
     with chain(tmp_path) as (processes, peer):
         depths = peer.collect(Image, "/dualfocus/depth")
-        node = processes.start("depth_node", {"engine": "auto", "model": path, "breathing": "none"})
+        node = processes.start(
+            "depth_node", {"engine": "auto", "model": path, "breathing": "none", "denoise": False}
+        )
         node.wait_for_output("engine onnx on cpu, ")
         (line,) = node.lines("engine onnx on cpu, ")
         assert ", tiny (auto: " in line and "[INFO]" in line
