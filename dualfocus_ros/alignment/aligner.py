@@ -224,13 +224,16 @@ class Aligner:
 
     def _is_due(self, stack: FocalStack, sweeps: int, motion_px: float) -> bool:
         """Say whether the lens is to be looked at in this stack: not if a slice of it was used for that before."""
-        if min(s.stamp_ns for s in stack.slices) <= self._estimated_ns:
+        stamps_ns = [s.stamp_ns for s in stack.slices]
+        if max(stamps_ns) < self._estimated_ns:  # a recording that starts again
+            self._estimated_ns = NEVER_NS
+        if min(stamps_ns) <= self._estimated_ns:
             return False
         self._unchecked += 1
         learning = sweeps < CONVERGED_SWEEPS or self._memory.contradicted()
         due = learning or motion_px > NEGLIGIBLE_MOTION_PX or self._unchecked >= CHECK_EVERY_SWEEPS
         if due:
-            self._estimated_ns, self._unchecked = max(s.stamp_ns for s in stack.slices), 0
+            self._estimated_ns, self._unchecked = max(stamps_ns), 0
         return due
 
 

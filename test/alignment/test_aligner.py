@@ -226,6 +226,13 @@ def test_slices_of_another_focus_are_not_prepared() -> None:
     assert aligner.prepare((other,)) == []
 
 
+def test_a_recording_that_starts_again_is_learned_from_all_the_same() -> None:
+    aligner = Aligner(ClassicalResidual())
+    for stack in [*sweeps(2, 50), *sweeps(3)]:
+        aligner.align(stack, "camera_info", math.inf)
+        assert aligner.report.estimated
+
+
 def test_sliding_stacks_are_used_once_to_learn() -> None:
     """One depth per frame: of the stacks that share slices only every fourth, all new, is estimated on."""
     aligner, looked = Aligner(ClassicalResidual()), []

@@ -105,9 +105,28 @@ def test_relations_that_agree_are_solved_exactly() -> None:
         root = rng.normal(size=(3, 3))
         matrix = 1e4 * (root @ root.T + np.eye(3))
         equations.append(np.column_stack([matrix, matrix @ (truth[j] - truth[i])]))
-    moved, information = solve_graph(np.array(equations), pairs, 5, reference=2)
+    moved, information = solve_graph(np.array(equations), pairs, np.zeros((5, 3)), reference=2, prior_px=100.0)
     np.testing.assert_allclose(moved, truth, atol=1e-5)
     assert (information[2] == 0.0).all() and (np.linalg.eigvalsh(information[[0, 1, 3, 4]]) > 0.0).all()
+
+
+def test_what_the_images_say_little_of_stays_near_nothing() -> None:
+    """However often it is asked for."""
+    so_far, equations = np.zeros((2, 3)), np.zeros((1, 3, 4))
+    equations[0, :, :3] = np.eye(3) / 10.0**2  # known to 10 px ...
+    prior_px = 5.0  # ... where 5 are to be expected
+    for _ in range(20):
+        equations[0, :, 3] = equations[0, :, :3] @ (np.array([6.0, 0.0, -6.0]) - so_far[1])
+        so_far += solve_graph(equations, [(0, 1)], so_far, 0, prior_px)[0]
+    np.testing.assert_allclose(so_far[1], np.array([6.0, 0.0, -6.0]) * 0.2, atol=1e-9)
+
+
+def test_noise_alone_moves_no_slice_far() -> None:
+    rng = np.random.default_rng(0)
+    stack = make_stack()
+    noise = [np.clip(rng.normal(110.0, 20.0, s.image.shape), 0, 255).astype(np.uint8) for s in stack.slices]
+    blank = replace(stack, slices=tuple(replace(s, image=i) for s, i in zip(stack.slices, noise, strict=True)))
+    assert np.abs(in_pixels(found_in(blank), reference_of(blank))).max() < 4.0
 
 
 def test_slices_that_nothing_is_seen_in_stay_where_they_are() -> None:
