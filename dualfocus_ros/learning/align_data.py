@@ -226,6 +226,9 @@ def _undo(image: FloatImage, row: FloatArray, view: View) -> FloatImage:
     return cv2.warpAffine(image, to_slice, image.shape[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
+FREE_PX = 100.0  # no place is expected more than another
+
+
 def places(stack: Stack) -> FloatArray:
     """Return where the picture of each slice (N, 2) lies against the first, x and y in pixels of the stack.
 
@@ -249,7 +252,7 @@ def places(stack: Stack) -> FloatArray:
             images.append(small / max(float(small.mean()), 1e-6))
         equations = ClassicalResidual().relate(images, pairs, grid)
         equations[:, 0, :] = equations[:, :, 0] = 0.0  # shift alone
-        found += 2.0 * solve_graph(equations, pairs, len(grey), 0)[0][:, 1:]
+        found += 2.0 * solve_graph(equations, pairs, np.zeros((len(grey), 3)), 0, FREE_PX)[0][:, 1:]
     return found
 
 

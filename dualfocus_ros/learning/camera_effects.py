@@ -63,18 +63,18 @@ def random_effects(rng: np.random.Generator, focus_dpt: npt.NDArray[np.float64],
     if breathing > 0.0 and rng.random() < 0.7:
         distance = 1.0 / (1.0 - breathing * focus_dpt)
         magnification = np.clip(distance / distance[0], 0.9, 1.0)
-    if rng.random() < 0.4:  # what an estimate leaves of mechanical errors; the reference has none
-        strength = rng.uniform(0.05, 0.5)
+    if rng.random() < 0.4:  # mechanics; the reference has none
+        strength = rng.uniform(0.2, 1.0)
         residual[1:, 0] = strength * rng.uniform(-0.005, 0.005, count - 1)
         residual[1:, 1:] = strength * rng.uniform(-1.0, 1.0, (count - 1, 2))
-    noisy = rng.random() < 0.75
+    noisy = rng.random() < 0.65
     return Effects(
         gain=float(np.exp(rng.normal(0.0, 0.35))),
         flicker=flicker,
         vignetting=float(rng.uniform(0, 0.5)) if rng.random() < 0.3 else 0.0,
         magnification=magnification,
         residual=residual,
-        full_well=float(np.exp(rng.uniform(np.log(500), np.log(40000)))) if noisy else math.inf,
+        full_well=float(np.exp(rng.uniform(np.log(800), np.log(60000)))) if noisy else math.inf,
         read_noise=float(np.exp(rng.uniform(np.log(0.7), np.log(12)))),
         response="srgb" if rng.random() < 0.65 else float(rng.uniform(1.6, 2.6)),
         jpeg_quality=int(rng.integers(70, 98)) if rng.random() < 0.15 else 0,

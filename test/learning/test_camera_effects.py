@@ -12,6 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from dualfocus_ros.align import KeptSlices  # noqa: E402
 from dualfocus_ros.camera.sensor import linear_to_srgb, srgb_to_linear  # noqa: E402
 from dualfocus_ros.learning.camera_effects import (  # noqa: E402
     Effects,
@@ -20,6 +21,7 @@ from dualfocus_ros.learning.camera_effects import (  # noqa: E402
     jpeg,
     quantise,
     random_effects,
+    realigned,
 )
 
 
@@ -206,3 +208,19 @@ def test_random_effects_keep_their_limits() -> None:
     assert 0.6 < np.mean([e.magnification[-1] < 1 for e in drawn]) < 0.8
     assert 0.3 < np.mean([bool(e.residual.any()) for e in drawn]) < 0.5
     assert all((random_effects(rng, focus_dpt, 0.0).magnification == 1).all() for _ in range(20))
+
+
+def test_pictures_are_realigned_by_the_kernel_of_the_package() -> None:
+    """Training sees what the warp of `align` makes of a picture."""
+    rng = np.random.default_rng(0)
+    size, scale = (96, 128), 0.97
+    image = (
+        cv2.GaussianBlur(rng.integers(0, 256, (*size, 3)).astype(np.float32), (0, 0), 0.8).round().astype(np.uint8)
+    )
+    cx, cy = (size[1] - 1) / 2, (size[0] - 1) / 2
+    ref_to_slice = np.array([[scale, 0.0, cx * (1 - scale)], [0.0, scale, cy * (1 - scale)]])
+    expected = KeptSlices().warp(image, ref_to_slice, resample=True).aligned
+    planes = torch.from_numpy(image.transpose(2, 0, 1)[None].astype(np.float32) / 255)
+    found = 255.0 * realigned(planes, torch.tensor([1.0 / scale]))[0].permute(1, 2, 0).numpy()
+    difference = np.abs(found - expected)[4:-4, 4:-4]
+    assert difference.max() < 2.0 and difference.mean() < 0.5
