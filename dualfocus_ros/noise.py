@@ -7,7 +7,7 @@ Noise looks like sharpness. In a noisy stack, slices are calmed before depth is 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -27,26 +27,40 @@ _IMMERKAER = np.array([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]], n
 def noise_level(images: Iterable[Image]) -> float:
     """Return the standard deviation of the noise in 1/255 of the full range, in the slice that has least of it.
 
-    What is in focus counts as noise, but some slice is out of focus nearly everywhere. (J. Immerkaer, "Fast noise
-    variance estimation", CVIU 1996.)
+    What is in focus counts as noise, but some slice is out of focus nearly everywhere. Where a slice is black or
+    burnt out there is no noise to be seen; it has no say. (J. Immerkaer, "Fast noise variance estimation", CVIU
+    1996.)
 
     Args:
-        images: slices (H, W) or (H, W, 3), uint8 or uint16.
+        images: slices (H, W) or (H, W, 3), uint8, or uint16 of which the lower 8 bits or more are used.
     """
-    return min(_noise_of(image) for image in images)
+    images = list(images)
+    full = full_scale(images)
+    return min((found for image in images if (found := _noise_of(image, full)) is not None), default=0.0)
 
 
-def _noise_of(image: Image) -> float:
+def full_scale(images: Sequence[Image]) -> float:
+    """Return the largest value that slices can have: of 16 bits, as many count as the brightest pixel needs."""
+    if images[0].dtype == np.uint8:
+        return 255.0
+    brightest = max(int(image.max()) for image in images)
+    return float(2 ** max(8, math.ceil(math.log2(brightest + 1))) - 1)
+
+
+def _noise_of(image: Image, full: float) -> float | None:
     green = image if image.ndim == 2 else image[..., 1]
     tops = np.linspace(0, max(green.shape[0] - _BAND_ROWS, 0), _BANDS).astype(int)
-    bands = [green[top : top + _BAND_ROWS] for top in dict.fromkeys(tops.tolist())]
-    inside = [cv2.filter2D(band.astype(np.float32), -1, _IMMERKAER)[1:-1, 1:-1] for band in bands]
-    spread = float(np.mean([np.abs(one).mean() for one in inside if one.size] or [0.0]))
-    scale = 255.0 / np.iinfo(image.dtype).max
-    return math.sqrt(math.pi / 2.0) / 6.0 * spread * scale
+    found = []
+    for top in dict.fromkeys(tops.tolist()):
+        band = green[top : top + _BAND_ROWS].astype(np.float32)
+        inside = cv2.filter2D(band, -1, _IMMERKAER)[1:-1, 1:-1]
+        middle = float(np.median(band))
+        if inside.size and 0.0 < middle < full:
+            found.append(float(np.abs(inside).mean()))
+    return math.sqrt(math.pi / 2.0) / 6.0 * float(np.mean(found)) * 255.0 / full if found else None
 
 
-def calmed(image: Image, noise: float) -> Image:
+def calmed(image: Image, noise: float, full: float | None = None) -> Image:
     """Return an image with less noise, edges kept: a guided filter with the image as its own guide.
 
     (K. He et al., "Guided image filtering", PAMI 2013.)
@@ -54,19 +68,21 @@ def calmed(image: Image, noise: float) -> Image:
     Args:
         image: (H, W) or (H, W, 3), uint8 or uint16.
         noise: its standard deviation in 1/255 of the full range.
+        full: largest value that it can have, see `full_scale`; None: that of the image.
     """
+    full = full_scale([image]) if full is None else full
     result = np.empty_like(image)
     height, halo = image.shape[0], 2 * (WINDOW_PX // 2)
     for top in range(0, height, _ROWS):  # what is worked on stays in the cache
         first, last = max(top - halo, 0), min(top + _ROWS + halo, height)
-        part = _guided(image[first:last], noise)
+        part = _guided(image[first:last], noise, full)
         bottom = min(top + _ROWS, height)
         result[top:bottom] = part[top - first : bottom - first]
     return result
 
 
-def _guided(image: Image, noise: float) -> Image:
-    size, full = (WINDOW_PX, WINDOW_PX), float(np.iinfo(image.dtype).max)
+def _guided(image: Image, noise: float, full: float) -> Image:
+    size = (WINDOW_PX, WINDOW_PX)
     mean = cv2.boxFilter(image, cv2.CV_32F, size)
     variance = cv2.sqrBoxFilter(image, cv2.CV_32F, size)
     variance -= cv2.multiply(mean, mean)

@@ -67,3 +67,15 @@ def test_input_is_not_changed_and_grey_stays_grey() -> None:
     before = image.copy()
     assert calmed(image, 5.0).shape == image.shape
     np.testing.assert_array_equal(image, before)
+
+
+def test_ten_bits_in_sixteen_count_as_ten() -> None:
+    ten = (noisy(4.0, np.uint16) >> 6).astype(np.uint16)
+    ten[0, 0] = 1023
+    assert noise_level([ten]) == pytest.approx(4.0, rel=0.15)
+
+
+def test_black_and_burnt_slices_have_no_say() -> None:
+    black, burnt = (np.full((120, 160, 3), value, np.uint8) for value in (0, 255))
+    assert noise_level([noisy(5.0), black, burnt]) == pytest.approx(5.0, rel=0.15)
+    assert noise_level([black, burnt]) == 0.0

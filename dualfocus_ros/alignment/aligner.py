@@ -32,10 +32,10 @@ from dualfocus_ros.alignment.classical import ClassicalResidual
 from dualfocus_ros.alignment.memory import CONVERGED_SWEEPS, SAME_POSITION, LensMemory
 from dualfocus_ros.alignment.motion import Motion, MotionMeter
 from dualfocus_ros.alignment.network import NetworkResidual
-from dualfocus_ros.alignment.residual import NO_RESIDUAL, StackResidual, estimate_residual
+from dualfocus_ros.alignment.residual import LEAST_SIDE_PX, NO_RESIDUAL, StackResidual, estimate_residual
 from dualfocus_ros.errors import AlignmentError, MotionError
 from dualfocus_ros.noise import NEGLIGIBLE_NOISE, noise_level
-from dualfocus_ros.types import AlignedStack, FocalSlice, FocalStack
+from dualfocus_ros.types import AlignedStack, FocalSlice, FocalStack, Image
 
 FloatArray = npt.NDArray[np.float64]
 Residual = Literal["auto", "classical", "network", "none"]
@@ -44,7 +44,6 @@ RESIDUAL_CHOICES: tuple[str, ...] = get_args(Residual)
 CHECK_EVERY_SWEEPS = 20  # a lens that is well known is looked at again this often
 # Motion within a sweep below which it is neither corrected nor a reason to look at the lens again, pixels.
 NEGLIGIBLE_MOTION_PX = 0.5
-NEVER_NS = -(2**62)
 SAME_NOISE = 0.25  # relative change of the noise up to which slices are calmed as before
 
 
@@ -59,6 +58,7 @@ class AlignmentReport:
         sweeps: of how many sweeps the residual of the least known slice is; None: it is not estimated.
         estimated: whether the images of this stack were used to estimate it.
         noise: that the slices were freed of, standard deviation in 1/255 of the full range; 0: there was little.
+        trouble: why what was learned could not be kept; empty: nothing is wrong.
     """
 
     source: Breathing = "none"
@@ -67,6 +67,7 @@ class AlignmentReport:
     sweeps: int | None = None
     estimated: bool = False
     noise: float = 0.0
+    trouble: str = ""
 
     @property
     def converged(self) -> bool:
@@ -126,7 +127,7 @@ class Aligner:
         self._meter = MotionMeter()
         self._kept = KeptSlices()
         self._last: _Aligned | None = None
-        self._estimated_ns = NEVER_NS  # newest stamp of the stack that the lens was last looked at in
+        self._estimated: tuple[Image, ...] = ()  # of the stack that the lens was last looked at in
         self._unchecked = 0  # sweeps since then
 
     def align(self, stack: FocalStack, source: Breathing, max_motion_px: float = math.inf) -> AlignedStack:
@@ -143,8 +144,7 @@ class Aligner:
             EngineError: if the estimator fails.
         """
         motion = self._meter.measure(stack)
-        constant = has_constant_view(metadata_intrinsics(stack, source))
-        if self._estimator is None or (constant and not self._always):
+        if self._estimator is None or not (self._always or _worth_estimating(stack, source)):
             motion_px = _across_px(motion, stack)
             self._report(source, motion_px)
             _check_motion(motion_px, max_motion_px)
@@ -179,7 +179,7 @@ class Aligner:
         self, source: Breathing, motion_px: float, sweeps: int | None = None, *, estimated: bool = False
     ) -> None:
         before = self.report
-        self.report = AlignmentReport(source, before.residual_px, motion_px, sweeps, estimated, before.noise)
+        self.report = replace(before, source=source, motion_px=motion_px, sweeps=sweeps, estimated=estimated)
 
     def _noise_of(self, stack: FocalStack) -> float:
         """Return the noise that slices are to be freed of; it stays while that of the camera hardly changes."""
@@ -200,7 +200,7 @@ class Aligner:
         """Return the residual (N, 3) of the lens and of motion; raise MotionError beyond the limit."""
         intrinsics = metadata_intrinsics(stack, source)
         k = intrinsics[stack.reference]
-        known, sweeps = self._memory.recall(stack, k)
+        known, sweeps = self._memory.recall(stack, k, source)
         motion_px, drift = _across_px(motion, stack), _drift(motion, stack)
         estimate = self._is_due(stack, int(sweeps.min()), motion_px)
         if not estimate:
@@ -217,23 +217,21 @@ class Aligner:
                 motion_px, drift = within_px, _evenly(off_px, stack) if motion is not None else drift
         self._report(source, motion_px, int(sweeps.min()), estimated=True)
         _check_motion(motion_px, max_motion_px)
-        self._memory.learn(stack, k, StackResidual(found.residual - drift, found.information))
-        known, sweeps = self._memory.recall(stack, k)
-        self.report = replace(self.report, sweeps=int(sweeps.min()))
-        return found.residual if self._memory.contradicted() else known + drift
+        self._memory.learn(stack, k, StackResidual(found.residual - drift, found.information), source)
+        known, sweeps = self._memory.recall(stack, k, source)
+        self.report = replace(self.report, sweeps=int(sweeps.min()), trouble=self._memory.trouble)
+        return known + drift
 
     def _is_due(self, stack: FocalStack, sweeps: int, motion_px: float) -> bool:
         """Say whether the lens is to be looked at in this stack: not if a slice of it was used for that before."""
-        stamps_ns = [s.stamp_ns for s in stack.slices]
-        if max(stamps_ns) < self._estimated_ns:  # a recording that starts again
-            self._estimated_ns = NEVER_NS
-        if min(stamps_ns) <= self._estimated_ns:
+        images = tuple(s.image for s in stack.slices)
+        if any(image is other for image in images for other in self._estimated):
             return False
         self._unchecked += 1
-        learning = sweeps < CONVERGED_SWEEPS or self._memory.contradicted()
+        learning = sweeps < CONVERGED_SWEEPS or self._memory.contradicted(stack)
         due = learning or motion_px > NEGLIGIBLE_MOTION_PX or self._unchecked >= CHECK_EVERY_SWEEPS
         if due:
-            self._estimated_ns, self._unchecked = max(stamps_ns), 0
+            self._estimated, self._unchecked = images, 0
         return due
 
 
@@ -259,6 +257,13 @@ class _Aligned:
         reference = self.stack.slices[self.stack.reference]
         own = slice_intrinsics(s, reference, self.stack.lens, self.source)
         return reference_to_slice(reference.intrinsics, own, *self.residual[row])
+
+
+def _worth_estimating(stack: FocalStack, source: Breathing) -> bool:
+    """Say whether the field of view changes by metadata, and there is enough to see."""
+    intrinsics = metadata_intrinsics(stack, source)
+    smallest = min(intrinsics[0].width, intrinsics[0].height)
+    return smallest >= LEAST_SIDE_PX and not has_constant_view(intrinsics)
 
 
 def _across_px(motion: Motion | None, stack: FocalStack) -> float:
@@ -298,7 +303,7 @@ def _check_motion(motion_px: float, limit_px: float) -> None:
     if motion_px > limit_px:
         raise MotionError(
             f"the image moved by {motion_px:.1f} px during the sweep, max_motion_px is {limit_px:g}: hold the "
-            "camera still, sweep faster, or allow more"
+            "camera still, sweep faster, or allow more (of the first stack, it may be the lens)"
         )
 
 

@@ -12,7 +12,8 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from dualfocus_ros.types import FocalStack, Intrinsics
 FloatArray = npt.NDArray[np.float64]
 
 FORMAT, VERSION = "dualfocus-lens-errors", 1
+LARGEST_ERROR = 0.25  # of the diagonal of the image; no lens is that bad
 CAMERA_KEYS = ("width", "height", "focal_length_m", "reference_dpt")
 CONVERGED_SWEEPS = 5
 FORGETTING = 1.0 / 40.0  # share of what is known that a new sweep makes old
@@ -34,6 +36,9 @@ HUBER = 2.8  # standard deviations of three coefficients beyond which a sweep co
 JUMP = 5.0  # standard deviations beyond which a sweep contradicts what is known ...
 LEAST_JUMP_PX = 0.5  # ... if it is also this far off
 SAME_POSITION = 0.25  # of the smallest step: slices this near are of one focus position
+LEAST_STEP_DPT = 0.005  # and so are those nearer than this
+LEAST_INFORMATION = 0.25  # 1/px^2, in the worst direction: a sweep that says less of a slice does not count
+FORGOTTEN_SWEEPS = 20  # a position that so many sweeps did not have is forgotten
 
 
 @dataclass
@@ -44,7 +49,8 @@ class _Position:
     mean: FloatArray
     information: FloatArray
     sweeps: int
-    rival: FloatArray | None = field(default=None, compare=False)
+    rival: FloatArray | None = None
+    unseen: int = 0  # sweeps since it was one of their positions
 
     def add(self, found: FloatArray, information: FloatArray) -> None:
         """Take in one sweep's estimate."""
@@ -80,21 +86,29 @@ class LensMemory:
         Raises:
             AlignmentError: if the file is not readable, or not one of these.
         """
-        self._path = Path(path).expanduser() if path else None
+        self._path: Path | None = None
         self._positions: list[_Position] = []
         self._camera: dict[str, Any] = {}  # what the estimates are valid for
-        if self._path is not None and self._path.exists():
-            self._camera, self._positions = _read(self._path)
+        self._from_file = False  # and not yet found to be of this camera
+        self.trouble = ""  # why the file could not be written the last time
+        if path:
+            self._path = _usable(path)
+            if self._path.exists():
+                self._camera, self._positions = _read(self._path)
+                self._from_file = True
 
-    def recall(self, stack: FocalStack, k: Intrinsics) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+    def recall(
+        self, stack: FocalStack, k: Intrinsics, source: str = ""
+    ) -> tuple[FloatArray, npt.NDArray[np.int64]]:
         """Return the residual (N, 3), see `align.align`, and of how many sweeps (N,) each slice's is.
 
-        Where nothing is known the residual is none; the reference has none by definition, and counts as known.
+        What is left beyond the metadata is another thing for other metadata: `source` says which. Where nothing
+        is known the residual is none; the reference has none by definition, and counts as known.
 
         Raises:
             AlignmentError: if the estimates were read from a file and are of another camera or sweep.
         """
-        self._check_camera(stack, k)
+        self._check_camera(stack, k, source)
         residual = np.tile(NO_RESIDUAL, (len(stack.slices), 1))
         sweeps = np.zeros(len(stack.slices), np.int64)
         for n, known in enumerate(self._of(stack)):
@@ -105,15 +119,19 @@ class LensMemory:
                 sweeps[n] = known.sweeps
         return residual, sweeps
 
-    def learn(self, stack: FocalStack, k: Intrinsics, found: StackResidual) -> None:
+    def learn(self, stack: FocalStack, k: Intrinsics, found: StackResidual, source: str = "") -> None:
         """Take in what one sweep says, and write the file, if there is one, once all of the sweep is well known.
 
+        A slice that shows too little does not count. If the file cannot be written, `trouble` says why.
+
         Raises:
-            AlignmentError: if the file cannot be written.
+            AlignmentError: as `recall`.
         """
-        self._check_camera(stack, k)
+        self._check_camera(stack, k, source)
+        for position in self._positions:
+            position.unseen += 1
         for n, known in enumerate(self._of(stack)):
-            if n == stack.reference:
+            if n == stack.reference or np.linalg.eigvalsh(found.information[n])[0] < LEAST_INFORMATION:
                 continue
             seen = _as_pixels(found.residual[n], k)
             if known is None:
@@ -121,41 +139,46 @@ class LensMemory:
                 self._positions.append(position)
             else:
                 known.add(seen, found.information[n])
-        if self._path is not None and all(p.sweeps >= CONVERGED_SWEEPS for p in self._positions):
-            _write(self._path, self._camera, self._positions)
+        now = [p for n, p in enumerate(self._of(stack)) if n != stack.reference]
+        for known in now:
+            if known is not None:
+                known.unseen = 0
+        self._positions = [p for p in self._positions if p.unseen < FORGOTTEN_SWEEPS]
+        if self._path is not None and all(p is not None and p.sweeps >= CONVERGED_SWEEPS for p in now):
+            self.trouble = _write(self._path, self._camera, [p for p in now if p is not None])
 
-    def contradicted(self) -> bool:
-        """Say whether the newest sweep said something else than those before, at any position."""
-        return any(p.rival is not None for p in self._positions)
-
-    def forget(self) -> None:
-        """Start anew."""
-        self._positions, self._camera = [], {}
+    def contradicted(self, stack: FocalStack) -> bool:
+        """Say whether the newest sweep said something else than those before, at any position of this stack."""
+        return any(p is not None and p.rival is not None for p in self._of(stack))
 
     def _of(self, stack: FocalStack) -> list[_Position | None]:
         """Return what is known of every slice's position."""
         focus_dpt = 1.0 / stack.focus_distance_m
-        tolerance = SAME_POSITION * float(np.abs(np.diff(focus_dpt)).min())
+        tolerance = max(SAME_POSITION * float(np.abs(np.diff(focus_dpt)).min()), LEAST_STEP_DPT)
         found: list[_Position | None] = []
         for dpt in focus_dpt:
             nearest = min(self._positions, key=lambda p: abs(p.focus_dpt - dpt), default=None)
             found.append(nearest if nearest is not None and abs(nearest.focus_dpt - dpt) <= tolerance else None)
         return found
 
-    def _check_camera(self, stack: FocalStack, k: Intrinsics) -> None:
-        """Start anew where the camera or the reference is another; refuse to where a file holds the estimates."""
+    def _check_camera(self, stack: FocalStack, k: Intrinsics, source: str) -> None:
+        """Start anew where camera, reference or metadata are others; refuse what a file holds of another one."""
         reference_dpt = stack.slices[stack.reference].focus_dpt
         camera = {
             "width": k.width,
             "height": k.height,
             "focal_length_m": stack.lens.focal_length_m,
             "reference_dpt": reference_dpt,
+            "source": source,
         }
         if not self._camera:
             self._camera = camera
-        if all(math.isclose(self._camera[key], camera[key], rel_tol=0.01, abs_tol=1e-3) for key in camera):
+        pairs = [(float(self._camera[key]), float(camera[key])) for key in CAMERA_KEYS]  # type: ignore[arg-type]
+        same = all(math.isclose(a, b, rel_tol=0.01, abs_tol=1e-4) for a, b in pairs)
+        if same and self._camera["source"] == source:
+            self._from_file = False
             return
-        if self._path is not None and self._path.exists():
+        if self._from_file:
             raise AlignmentError(
                 f"{self._path}: expected lens errors of this camera ({camera}), got those of {self._camera}: "
                 "delete the file, or name another (alignment_file)"
@@ -173,8 +196,25 @@ def _as_residual(pixels: FloatArray, k: Intrinsics) -> FloatArray:
     return np.array([1.0 + pixels[0] / radius, pixels[1], pixels[2]])
 
 
-def _write(path: Path, camera: dict[str, Any], positions: Sequence[_Position]) -> None:
-    """Write the file whole or not at all."""
+def _usable(path: str | Path) -> Path:
+    """Return the path of a file that can be written; raise AlignmentError where it cannot."""
+    try:
+        found = Path(path).expanduser()
+        folder = found.parent
+        with suppress(FileNotFoundError, NotADirectoryError):
+            found.stat()
+        if folder.is_dir() and not found.is_dir() and os.access(folder, os.W_OK):
+            return found
+        why = f"{found} is a folder" if found.is_dir() else f"{folder} is no folder that can be written"
+    except (OSError, RuntimeError, ValueError) as error:
+        why = str(error)
+    raise AlignmentError(
+        f"expected alignment_file to be a file in a folder that can be written, got {path}: {why}"
+    )
+
+
+def _write(path: Path, camera: dict[str, Any], positions: Sequence[_Position]) -> str:
+    """Write the file whole or not at all; return why that failed, empty if it did not."""
     entries = [
         {
             "focus_dpt": p.focus_dpt,
@@ -187,15 +227,15 @@ def _write(path: Path, camera: dict[str, Any], positions: Sequence[_Position]) -
         for p in sorted(positions, key=lambda p: -p.focus_dpt)
     ]
     data = {"format": FORMAT, "version": VERSION, "camera": camera, "positions": entries}
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{os.getpid()}.partial")
     try:
         partial.write_text(json.dumps(data, indent=1) + "\n")
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise AlignmentError(
-            f"cannot write {path}: {error.strerror}; name a file in a folder that can be written (alignment_file)"
-        ) from error
+        with suppress(OSError):
+            partial.unlink()
+        return f"cannot write {path}: {error.strerror}; what was learned of the lens is not kept (alignment_file)"
+    return ""
 
 
 def _read(path: Path) -> tuple[dict[str, Any], list[_Position]]:
@@ -203,11 +243,15 @@ def _read(path: Path) -> tuple[dict[str, Any], list[_Position]]:
         data = json.loads(path.read_text())
         if (data["format"], data["version"]) != (FORMAT, VERSION):
             raise ValueError(f"format {data['format']!r}, version {data['version']!r}")
-        camera = {key: float(data["camera"][key]) for key in CAMERA_KEYS}
-        positions = [_read_position(entry) for entry in data["positions"]]
+        camera: dict[str, Any] = {key: float(data["camera"][key]) for key in CAMERA_KEYS}
+        if not all(math.isfinite(value) for value in camera.values()):
+            raise ValueError(f"camera {camera}")
+        largest_px = LARGEST_ERROR * math.hypot(camera["width"], camera["height"])
+        camera["source"] = str(data["camera"]["source"])
+        positions = [_read_position(entry, largest_px) for entry in data["positions"]]
     except OSError as error:
         raise AlignmentError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise AlignmentError(
             f"{path}: expected lens errors ({FORMAT}, version {VERSION}), got something else ({error}): delete "
             "the file, or name another (alignment_file)"
@@ -215,10 +259,13 @@ def _read(path: Path) -> tuple[dict[str, Any], list[_Position]]:
     return camera, positions
 
 
-def _read_position(entry: dict[str, Any]) -> _Position:
+def _read_position(entry: dict[str, Any], largest_px: float) -> _Position:
+    focus_dpt, sweeps = float(entry["focus_dpt"]), int(entry["sweeps"])
     mean = np.array([entry["corner_px"], entry["shift_x_px"], entry["shift_y_px"]], float)
     information = np.array(entry["information"], float)
-    sound = information.shape == (3, 3) and np.isfinite(information).all() and np.isfinite(mean).all()
-    if not sound or np.linalg.eigvalsh(information).min() <= 0.0:
+    sound = (
+        information.shape == (3, 3) and np.isfinite(information).all() and bool(np.abs(mean).max() < largest_px)
+    )
+    if not (sound and math.isfinite(focus_dpt) and sweeps > 0) or np.linalg.eigvalsh(information).min() <= 0.0:
         raise ValueError(f"no usable estimate at {entry['focus_dpt']} dpt")
-    return _Position(float(entry["focus_dpt"]), mean, information, int(entry["sweeps"]))
+    return _Position(focus_dpt, mean, information, sweeps)

@@ -17,17 +17,23 @@ import numpy.typing as npt
 from dualfocus_ros.alignment.base import Grid
 from dualfocus_ros.alignment.classical import ClassicalResidual, band_pass
 from dualfocus_ros.alignment.residual import linear_grey
+from dualfocus_ros.noise import full_scale
 from dualfocus_ros.types import FloatImage, FocalStack, Image
 
 WORK_PIXELS = 80 * 60  # slices are made smaller by a whole number to about that
 LEAST_SIDE_PX = 20
 PROBES = 4  # slices of a stack that are looked at, spread over it
+STRUCTURE = 0.03  # standard deviation, mean light 1, below which a slice shows too little to tell motion by
+DARK = 0.03  # mean, of the full range, up to which a slice shows noise alone
+ALIKE = 0.8  # correlation from which two images are taken to lie upon each other but for a pixel
 UNRELATED = 0.3  # response of phase correlation below which two images have too little in common
 
 
 @dataclass(frozen=True)
 class Motion:
     """How the image moved since the last sweep.
+
+    Slices that show nothing, since they are dark, burnt out or of a white wall, have no say.
 
     Attributes:
         velocity_px_s: (2,) median over the slices that were compared.
@@ -49,7 +55,7 @@ class MotionMeter:
     def measure(self, stack: FocalStack) -> Motion | None:
         """Return the motion since the last stack; None where that cannot be told.
 
-        It cannot for the first stack, one of other images, and one with no new slice where it is looked for.
+        It cannot for the first stack, one of another size, and one with no new slice that shows anything.
         """
         shape = (len(stack.slices), *stack.slices[0].image.shape)
         if shape != self._shape:
@@ -63,7 +69,7 @@ class MotionMeter:
                 continue
             probe = self._seen[int(n)] = _Probe(s.image, s.stamp_ns)
             span_s = (s.stamp_ns - before.stamp_ns) * 1e-9 if before is not None else 0.0
-            if before is not None and span_s > 0.0:
+            if before is not None and span_s > 0.0 and probe.tells and before.tells:
                 velocities.append(probe.moved_px(before) / span_s)
         if not velocities:
             return None
@@ -82,21 +88,29 @@ class _Probe:
             1, min(round(math.sqrt(height * width / WORK_PIXELS)), min(height, width) // LEAST_SIDE_PX)
         )
         self._small = linear_grey(image, self._shrink)
+        self._band = band_pass(self._small)
+        channels = 1 if image.ndim == 2 else image.shape[2]
+        lit = float(np.mean(cv2.mean(image)[:channels])) > DARK * full_scale([image])
+        self.tells = lit and float(self._band.std()) > STRUCTURE
 
     def moved_px(self, before: _Probe) -> npt.NDArray[np.float64]:
         """Return the displacement (2,) of the image since another slice, pixels; inf where they are unrelated."""
         height, width = self._small.shape
-        shift, response = cv2.phaseCorrelate(
-            band_pass(before._small), band_pass(self._small), _window(width, height)
-        )
-        if response < UNRELATED:
-            return np.full(2, np.inf)
-        coarse = np.rint(shift)
+        coarse = np.zeros(2)
+        if _correlation(before._band, self._band) < ALIKE:
+            shift, response = cv2.phaseCorrelate(before._band, self._band, _window(width, height))
+            if response < UNRELATED:
+                return np.full(2, np.inf)
+            coarse = np.rint(shift)
         moved = _shifted(self._small, coarse)
         grid = Grid.of(width, height, (width - 1) / 2, (height - 1) / 2)
         (found,) = ClassicalResidual().relate([before._small, moved], [(0, 1)], grid)
         matrix = found[:, :3] + np.eye(3)  # where nothing is seen nothing moves
         return np.asarray((coarse + np.linalg.solve(matrix, found[:, 3])[1:]) * self._shrink)
+
+
+def _correlation(a: FloatImage, b: FloatImage) -> float:
+    return float(cv2.mean(cv2.multiply(a, b))[0]) / (float(a.std()) * float(b.std()) + 1e-9)
 
 
 def _window(width: int, height: int) -> FloatImage:

@@ -68,7 +68,8 @@ def estimate_residual(
     """
     count, reference = len(stack.slices), stack.reference
     k = intrinsics[reference]
-    shrink = max(1, round(math.sqrt(k.width * k.height / WORK_PIXELS)))
+    most = max(1, min(k.width, k.height) // LEAST_SIDE_PX)
+    shrink = max(1, min(round(math.sqrt(k.width * k.height / WORK_PIXELS)), most))
     finest = [linear_grey(s.image, shrink) for s in stack.slices]
     if min(finest[0].shape) < LEAST_SIDE_PX:
         raise AlignmentError(

@@ -85,7 +85,7 @@ def _one_core() -> Iterator[None]:
 def _later(stack: FocalStack, number: int) -> FocalStack:
     """Return the stack as of a later sweep, with a little noise of its own."""
     rng = np.random.default_rng(number)
-    noise = rng.integers(0, 3, stack.slices[0].image.shape, dtype=np.uint8)
+    noise = rng.integers(0, 3, stack.slices[0].image.shape, dtype=stack.slices[0].image.dtype)
     slices = [
         replace(s, image=cv2.add(s.image, noise), stamp_ns=s.stamp_ns + number * SWEEP_NS) for s in stack.slices
     ]

@@ -340,6 +340,9 @@ class DepthNode(ManagedNode):
                 f"no message for {timeout_s:g} s on {names}: is the camera node running, is the topic remapped, "
                 "and does its QoS fit (ros2 topic info -v)?"
             )
+        kept = self._estimator.alignment.trouble if self._estimator is not None else ""
+        if kept:
+            return 1, kept
         if self._not_ready or self._moved:
             return 1, self._not_ready or self._moved
         silence_s = self._rates["depth"].silent_for_s()

@@ -226,6 +226,33 @@ def test_slices_of_another_focus_are_not_prepared() -> None:
     assert aligner.prepare((other,)) == []
 
 
+def test_a_camera_without_a_clock_is_learned_from_all_the_same() -> None:
+    aligner = Aligner(ClassicalResidual())
+    for stack in sweeps(3):
+        timeless = replace(stack, slices=tuple(replace(s, stamp_ns=0) for s in stack.slices))
+        aligner.align(timeless, "camera_info", math.inf)
+        assert aligner.report.estimated
+
+
+def test_other_metadata_are_not_corrected_by_what_was_learned_of_the_first() -> None:
+    aligner = Aligner(ClassicalResidual(), always=True)
+    for stack in sweeps(CONVERGED_SWEEPS):
+        aligner.align(stack, "none", math.inf)
+    (stack,) = sweeps(1, CONVERGED_SWEEPS)
+    assert found_error_px(aligner.align(stack, "camera_info", math.inf), stack) < 0.1
+
+
+def test_images_too_small_to_estimate_anything_are_aligned_by_metadata() -> None:
+    stack = make_stack()
+    small = [
+        replace(s, image=s.image[:18, :22].copy(), intrinsics=replace(s.intrinsics, width=22, height=18))
+        for s in stack.slices
+    ]
+    with make_aligner("auto") as aligner:
+        aligner.align(FocalStack.from_slices(small, stack.lens, reference=0), "camera_info")
+        assert aligner.report.in_words() == "not estimated"
+
+
 def test_a_recording_that_starts_again_is_learned_from_all_the_same() -> None:
     aligner = Aligner(ClassicalResidual())
     for stack in [*sweeps(2, 50), *sweeps(3)]:

@@ -79,13 +79,13 @@ def test_one_sweep_that_goes_wrong_changes_little_and_two_that_agree_start_anew(
     for _ in range(6):
         memory.learn(STACK, K, sweep(residual(1.0, 0.0, -1.0)))
     memory.learn(STACK, K, sweep(residual(1.0, 9.0, -1.0)))
-    assert memory.contradicted()
+    assert memory.contradicted(STACK)
     np.testing.assert_allclose(recalled(memory)[2], [1.0, 0.0, -1.0], atol=1e-9)
     memory.learn(STACK, K, sweep(residual(1.0, 0.0, -1.0)))  # it was an exception
-    assert not memory.contradicted()
+    assert not memory.contradicted(STACK)
     for value in (5.0, 5.1):
         memory.learn(STACK, K, sweep(residual(1.0, value, -1.0)))
-    assert not memory.contradicted()
+    assert not memory.contradicted(STACK)
     np.testing.assert_allclose(recalled(memory)[2], [1.0, 5.1, -1.0], atol=1e-9)
     assert memory.recall(STACK, K)[1].tolist() == [CONVERGED_SWEEPS, 1, 1, 1]
 
@@ -154,7 +154,16 @@ def test_a_file_that_is_something_else_is_refused(tmp_path: Path, text: str) -> 
     assert path.read_text() == text
 
 
-@pytest.mark.parametrize("key, value", [("information", [[1.0, 0.0], [0.0, 1.0]]), ("corner_px", float("nan"))])
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("information", [[1.0, 0.0], [0.0, 1.0]]),
+        ("corner_px", float("nan")),
+        ("shift_x_px", 1e6),
+        ("focus_dpt", float("nan")),
+        ("sweeps", 0),
+    ],
+)
 def test_a_file_with_numbers_of_no_use_is_refused(tmp_path: Path, key: str, value: object) -> None:
     path = tmp_path / "lens.json"
     learned(path)
@@ -175,8 +184,50 @@ def test_a_file_of_another_camera_is_refused_and_left_alone(tmp_path: Path) -> N
 
 
 def test_a_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    with pytest.raises(AlignmentError, match="cannot write .*folder that can be written"):
-        learned(tmp_path / "nowhere" / "lens.json")
+    for path in (tmp_path / "nowhere" / "lens.json", tmp_path, "~no_such_user/lens.json", "a\0b", "x" * 5000):
+        with pytest.raises(AlignmentError, match="alignment_file to be a file in a folder that can be written"):
+            LensMemory(path)
+
+
+def test_a_file_that_cannot_be_written_any_more_is_told_and_no_sweep_lost(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    memory = LensMemory(folder / "lens.json")
+    folder.rmdir()
+    for _ in range(CONVERGED_SWEEPS):
+        memory.learn(STACK, K, sweep(residual(1.0, 2.0, 3.0)))
+    assert "cannot write" in memory.trouble and "not kept" in memory.trouble
+    assert recalled(memory)[1] == pytest.approx([1.0, 2.0, 3.0])
+
+
+def test_other_metadata_start_anew() -> None:
+    memory = LensMemory()
+    memory.learn(STACK, K, sweep(residual(1.0, 2.0, 3.0)), "none")
+    assert memory.recall(STACK, K, "none")[1].tolist() == [CONVERGED_SWEEPS, 1, 1, 1]
+    assert memory.recall(STACK, K, "camera_info")[1].tolist() == [CONVERGED_SWEEPS, 0, 0, 0]
+
+
+def test_a_camera_that_changes_on_the_way_starts_anew_though_there_is_a_file(tmp_path: Path) -> None:
+    memory = learned(tmp_path / "lens.json")
+    assert memory.recall(STACK, K.resized(160, 120))[1].tolist() == [CONVERGED_SWEEPS, 0, 0, 0]
+
+
+def test_slices_that_show_little_do_not_count() -> None:
+    memory = LensMemory()
+    memory.learn(STACK, K, sweep(residual(1.0, 2.0, 3.0), deviation_px=4.0))
+    assert memory.recall(STACK, K)[1].tolist() == [CONVERGED_SWEEPS, 0, 0, 0]
+
+
+def test_positions_that_no_sweep_has_any_more_are_forgotten() -> None:
+    memory = LensMemory()
+    for value in (0.0, 0.0, 0.0, 9.0):  # the last one is a rival
+        memory.learn(STACK, K, sweep(residual(0.0, value, 0.0)))
+    farther = [replace(s, focus_distance_m=s.focus_distance_m * 1.35) for s in STACK.slices[1:]]
+    other = FocalStack.from_slices([STACK.slices[0], *farther], STACK.lens, reference=0)
+    assert memory.contradicted(STACK) and not memory.contradicted(other)
+    for _ in range(25):
+        memory.learn(other, K, sweep(residual(0.0, 0.0, 0.0)))
+    assert memory.recall(STACK, K)[1].tolist() == [CONVERGED_SWEEPS, 0, 0, 0]
 
 
 @needs_stacks

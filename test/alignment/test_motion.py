@@ -47,6 +47,28 @@ def test_images_with_nothing_in_common_moved_by_no_finite_amount() -> None:
     assert motion is not None and motion.fastest_px_s == np.inf
 
 
+@pytest.mark.parametrize("value", [0, 120, 255])
+@pytest.mark.parametrize("deviation", [0.0, 3.0])
+def test_what_shows_nothing_does_not_move(value: int, deviation: float) -> None:
+    """A white wall, the dark, a slice with glare: the others tell."""
+    stack, meter, rng = make_stack(), MotionMeter(), np.random.default_rng(0)
+
+    def blank(sweep: int) -> FocalStack:
+        """Return the stack with nothing to be seen in its last slice."""
+        last = np.clip(rng.normal(value, deviation + 1e-9, stack.slices[0].image.shape), 0, 255).astype(np.uint8)
+        slices = list(make_stack(start_s=0.5 * sweep, noise_seed=sweep).slices)
+        return FocalStack.from_slices([*slices[:3], replace(slices[3], image=last)], stack.lens, reference=0)
+
+    meter.measure(blank(0))
+    motion = meter.measure(blank(1))
+    assert motion is not None and motion.fastest_px_s < 0.2
+    flat = np.full_like(stack.slices[0].image, value)
+    empty = replace(stack, slices=tuple(replace(s, image=flat.copy()) for s in stack.slices))
+    meter = MotionMeter()
+    meter.measure(empty)
+    assert meter.measure(later(empty, 0.5)) is None
+
+
 def test_slices_that_were_seen_before_say_nothing_new() -> None:
     meter, stack = MotionMeter(), make_stack()
     meter.measure(stack)
