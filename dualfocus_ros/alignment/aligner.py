@@ -29,7 +29,7 @@ from dualfocus_ros.align import (
 )
 from dualfocus_ros.alignment.base import ResidualEstimator
 from dualfocus_ros.alignment.classical import ClassicalResidual
-from dualfocus_ros.alignment.memory import CONVERGED_SWEEPS, SAME_POSITION, LensMemory
+from dualfocus_ros.alignment.memory import CONVERGED_SWEEPS, SAME_POSITION, LensMemory, tells
 from dualfocus_ros.alignment.motion import Motion, MotionMeter
 from dualfocus_ros.alignment.network import NetworkResidual
 from dualfocus_ros.alignment.residual import LEAST_SIDE_PX, NO_RESIDUAL, StackResidual, estimate_residual
@@ -211,7 +211,7 @@ class Aligner:
         found = estimate_residual(stack, intrinsics, self._estimator, known + drift)
         if motion is None or sweeps.min() > 1:
             # What the lens is known to do is no motion. Of the first stack nothing is known: it may be either.
-            off_px = found.residual - known
+            off_px = np.where(tells(found.information)[:, None], found.residual - known, 0.0)
             within_px = float(np.hypot(*off_px[:, 1:].T).max())
             if motion is None or within_px < motion_px:  # it may have moved before the stack was begun
                 motion_px, drift = within_px, _evenly(off_px, stack) if motion is not None else drift

@@ -130,8 +130,9 @@ class LensMemory:
         self._check_camera(stack, k, source)
         for position in self._positions:
             position.unseen += 1
+        told = tells(found.information)
         for n, known in enumerate(self._of(stack)):
-            if n == stack.reference or np.linalg.eigvalsh(found.information[n])[0] < LEAST_INFORMATION:
+            if n == stack.reference or not told[n]:
                 continue
             seen = _as_pixels(found.residual[n], k)
             if known is None:
@@ -184,6 +185,11 @@ class LensMemory:
                 "delete the file, or name another (alignment_file)"
             )
         self._positions, self._camera = [], camera
+
+
+def tells(information: FloatArray) -> npt.NDArray[np.bool_]:
+    """Say of which slices (N,) an estimate with that information (N, 3, 3) is worth something."""
+    return np.asarray(np.linalg.eigvalsh(information)[:, 0] >= LEAST_INFORMATION)
 
 
 def _as_pixels(residual: FloatArray, k: Intrinsics) -> FloatArray:

@@ -223,4 +223,5 @@ def test_pictures_are_realigned_by_the_kernel_of_the_package() -> None:
     planes = torch.from_numpy(image.transpose(2, 0, 1)[None].astype(np.float32) / 255)
     found = 255.0 * realigned(planes, torch.tensor([1.0 / scale]))[0].permute(1, 2, 0).numpy()
     difference = np.abs(found - expected)[4:-4, 4:-4]
-    assert difference.max() < 2.0 and difference.mean() < 0.5
+    # OpenCV 4 rounds places to 1/32 of a pixel; the steepest edges here change by 85 levels a pixel.
+    assert difference.max() < 3.0 and difference.mean() < 0.5
