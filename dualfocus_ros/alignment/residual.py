@@ -78,7 +78,7 @@ def estimate_residual(
         )
     residual = np.tile(NO_RESIDUAL, (count, 1)) if start is None else start.copy()
     pairs = [(i, i + gap) for gap in GAPS for i in range(count - gap)]
-    information = np.zeros((count, 3, 3))
+    information: FloatArray = np.zeros((count, 3, 3))
     for coarser, steps in zip(COARSER, STEPS_PER_LEVEL, strict=True):
         size = (finest[0].shape[1] // coarser, finest[0].shape[0] // coarser)
         if min(size) < LEAST_SIDE_PX:
