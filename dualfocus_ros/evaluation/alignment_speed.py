@@ -39,9 +39,9 @@ class AlignmentSpeed:
     known_ms: tuple[float, ...]
 
     def summary(self) -> dict[str, Any]:
-        """Return medians, for a table or JSON; None where there is nothing to learn."""
-        learning = statistics.median(self.learning_ms) if self.learning_ms else None
-        return {"name": self.name, "learning_ms": learning, "known_ms": statistics.median(self.known_ms)}
+        """Return medians, for a table or JSON; None where there is nothing to learn, or it did not end."""
+        medians = [statistics.median(ms) if ms else None for ms in (self.learning_ms, self.known_ms)]
+        return {"name": self.name, "learning_ms": medians[0], "known_ms": medians[1]}
 
 
 def measure_alignment(stack: FocalStack, sweeps: int) -> list[AlignmentSpeed]:

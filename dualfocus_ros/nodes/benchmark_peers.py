@@ -59,15 +59,18 @@ class BenchmarkConfig:
 
 
 def textured_stack(config: BenchmarkConfig) -> FocalStack:
-    """Return a stack of noise, the worst case for warps and focus measures alike; in focus in the middle slice."""
+    """Return a stack of texture of all sizes, in focus in the middle slice."""
     rng = np.random.default_rng(0)
     distances = focus_positions_m(SweepConfig(slices=config.slices))
+    size = (config.width, config.height)
+    scene = np.zeros((config.height, config.width, 3), np.float32)
+    for coarser in (1, 4, 16):
+        cells = rng.uniform(0.0, 85.0, (config.height // coarser + 1, config.width // coarser + 1, 3))
+        scene += cv2.resize(cells.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
     slices = []
     for i, s in enumerate(distances):
-        image = rng.integers(0, 256, (config.height, config.width, 3), dtype=np.uint8)
-        if i != config.slices // 2:
-            image = cv2.GaussianBlur(image, (0, 0), abs(i - config.slices // 2))
-        slices.append(FocalSlice(image, i, s, _focused(config, s)))
+        blurred = cv2.GaussianBlur(scene, (0, 0), 0.5 + abs(i - config.slices // 2))
+        slices.append(FocalSlice(np.rint(blurred).astype(np.uint8), i, s, _focused(config, s)))
     return FocalStack.from_slices(slices, LENS, frame_id=FRAME_ID)
 
 
