@@ -14,8 +14,8 @@ import numpy as np
 
 from dualfocus_ros.types import Image
 
-# Up to this standard deviation, in 1/255 of the full range, slices are left as they are; rounding makes 0.3.
-NEGLIGIBLE_NOISE = 0.6
+# Up to this standard deviation, in 1/255 of the full range, slices are left as they are: there is little to gain.
+NEGLIGIBLE_NOISE = 1.5
 WINDOW_PX = 5
 # Variance, in units of that of the noise, at which half of the detail in a window is kept.
 HALF_KEPT = 4.0
@@ -67,9 +67,11 @@ def calmed(image: Image, noise: float, full: float | None = None) -> Image:
 
     Args:
         image: (H, W) or (H, W, 3), uint8 or uint16.
-        noise: its standard deviation in 1/255 of the full range.
+        noise: its standard deviation in 1/255 of the full range; 0: the image is returned as it is.
         full: largest value that it can have, see `full_scale`; None: that of the image.
     """
+    if noise <= 0.0:
+        return image
     full = full_scale([image]) if full is None else full
     result = np.empty_like(image)
     height, halo = image.shape[0], 2 * (WINDOW_PX // 2)
