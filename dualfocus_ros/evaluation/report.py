@@ -15,7 +15,7 @@ from tabulate import tabulate
 from dualfocus_ros.errors import EvaluationError
 from dualfocus_ros.evaluation.bands import BandScore
 from dualfocus_ros.evaluation.metrics import DepthMetrics
-from dualfocus_ros.evaluation.stacks import Evaluation, GroupResult
+from dualfocus_ros.evaluation.results import Evaluation, GroupResult
 
 # Column title (with unit), field of DepthMetrics, format.
 COLUMNS = (

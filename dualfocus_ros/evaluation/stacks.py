@@ -1,80 +1,62 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs an engine over focal stacks on disk and scores it, per stack, per family and in total."""
+"""Runs an engine over focal stacks, from disk or from anywhere, and scores it."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from dualfocus_ros.align import Breathing
-from dualfocus_ros.alignment.aligner import Residual, make_aligner
+from dualfocus_ros.alignment.aligner import Aligner, Residual, make_aligner
 from dualfocus_ros.engine.base import DepthEngine
-from dualfocus_ros.errors import DualFocusError, EvaluationError
+from dualfocus_ros.errors import DualFocusError, EngineError, EvaluationError
 from dualfocus_ros.estimator import DepthEstimator, EstimatorConfig
 from dualfocus_ros.evaluation.bands import BandScore, score_bands
 from dualfocus_ros.evaluation.metrics import DepthMetrics, score
+from dualfocus_ros.evaluation.plausibility import look_at
+from dualfocus_ros.evaluation.results import Evaluation, GroupResult, Observation, StackLook, StackResult
 from dualfocus_ros.stackio import StoredStack, load_stack
-from dualfocus_ros.types import FloatImage
+from dualfocus_ros.types import DepthEstimate, FloatImage, FocalStack
+
+__all__ = ["Evaluation", "GroupResult", "Sample", "StackResult", "evaluate", "evaluate_stacks", "read_samples"]
 
 
-@dataclass(frozen=True)
-class StackResult:
-    """One scored stack: its folder, its family (name of the folder above), runtime of align + engine."""
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One stack to be evaluated.
+
+    Attributes:
+        path: what it is called: its folder, or bag / number.
+        family: what it is averaged with.
+        stack: as captured.
+        truth_m: (H, W) true depth in metres in the pixels of the stack's reference, NaN unknown; None: no truth.
+        breathing: what is known of its field of view, see `align.align`; None: as the estimator is configured.
+    """
 
     path: Path
     family: str
-    metrics: DepthMetrics
-    runtime_s: float
-    bands: tuple[BandScore, ...] = ()
-
-
-@dataclass(frozen=True)
-class GroupResult:
-    """Means over the stacks of a group; the runtime is their median, bands of distance are over all pixels."""
-
-    name: str
-    count: int
-    metrics: DepthMetrics
-    runtime_s: float
-    bands: tuple[BandScore, ...] = ()
+    stack: FocalStack
+    truth_m: FloatImage | None = None
+    breathing: Breathing | None = None
 
     @classmethod
-    def of(cls, name: str, stacks: list[StackResult]) -> GroupResult:
-        """Average over `stacks`; raise EvaluationError if there are none."""
-        metrics = DepthMetrics.mean([s.metrics for s in stacks])
-        bands = tuple(BandScore.merged(scores) for scores in zip(*(s.bands for s in stacks), strict=True))
-        return cls(name, len(stacks), metrics, float(np.median([s.runtime_s for s in stacks])), bands)
+    def of(cls, stored: StoredStack) -> Sample:
+        """Return a stack from disk as a sample."""
+        return cls(stored.path, stored.family, stored.stack, stored.ground_truth_m, stored.breathing)
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """What one engine reached.
+def read_samples(paths: Iterable[Path]) -> Iterator[Sample]:
+    """Read stack folders one by one.
 
-    Attributes:
-        engine: its name.
-        device: where it ran.
-        stacks: in the order in which they were given.
-        without_truth: folders that were left out because they have no depth.png.
+    Raises:
+        StackError: if one cannot be read.
     """
-
-    engine: str
-    device: str
-    stacks: tuple[StackResult, ...]
-    without_truth: tuple[Path, ...] = ()
-
-    def families(self) -> tuple[GroupResult, ...]:
-        """Return the mean of every family, in order of first appearance."""
-        names = dict.fromkeys(s.family for s in self.stacks)
-        return tuple(GroupResult.of(n, [s for s in self.stacks if s.family == n]) for n in names)
-
-    def total(self) -> GroupResult:
-        """Return the mean over all stacks, each counting the same; bands of unlike lenses make no total."""
-        return replace(GroupResult.of("total", list(self.stacks)), bands=())
+    for path in paths:
+        yield Sample.of(load_stack(path))
 
 
 def evaluate_stacks(
@@ -97,41 +79,159 @@ def evaluate_stacks(
         EvaluationError: if no stack has ground truth, or an estimate cannot be scored.
         DualFocusError: if a stack cannot be read or estimated.
     """
-    results: list[StackResult] = []
-    without_truth: list[Path] = []
-    for path in paths:
-        stored = load_stack(path)
-        if stored.ground_truth_m is None:
-            without_truth.append(path)
-            continue
-        results.append(_evaluate_one(engine, stored, stored.ground_truth_m, breathing, residual))
-        if progress is not None:
-            progress(results[-1])
-    if not results:
+
+    def observe(observation: Observation) -> None:
+        if progress is not None and observation.result is not None:
+            progress(observation.result)
+
+    samples = read_samples(paths)
+    if breathing is not None:
+        samples = (replace(sample, breathing=breathing) for sample in samples)
+    config = EstimatorConfig(residual=residual, max_motion_px=math.inf)
+    evaluation = evaluate(engine, samples, config, observe)
+    if not evaluation.stacks:
         raise EvaluationError(
-            f"found no stack with ground truth among {len(without_truth)}: depth.png is needed to score"
+            f"found no stack with ground truth among {len(evaluation.without_truth)}: depth.png is needed to score"
         )
-    return Evaluation(engine.name, engine.device, tuple(results), tuple(without_truth))
+    return evaluation
 
 
-def _evaluate_one(
+def evaluate(
     engine: DepthEngine,
-    stored: StoredStack,
-    truth_m: FloatImage,
-    breathing: Breathing | None,
-    residual: Residual,
-) -> StackResult:
-    config = EstimatorConfig(breathing=breathing or stored.breathing, residual=residual, max_motion_px=math.inf)
-    with make_aligner(config.residual) as aligner:  # a lens of its own for each stack
-        estimator = DepthEstimator(engine, config, aligner)
-        start = time.perf_counter()
-        estimate = estimator.estimate(stored.stack)
-        runtime_s = time.perf_counter() - start
-    focus_m = stored.stack.focus_distance_m
-    focus_range_m = (float(focus_m.min()), float(focus_m.max()))
+    samples: Iterable[Sample],
+    config: EstimatorConfig,
+    observe: Callable[[Observation], None] = lambda _: None,
+    *,
+    one_lens: bool = False,
+    look: bool = False,
+) -> Evaluation:
+    """Estimate the depth of samples, and score those whose truth is known.
+
+    Args:
+        engine: already entered.
+        samples: taken one at a time; none is kept.
+        config: as the depth node has it. What a sample says of its field of view goes before `breathing`.
+        observe: called with every stack that was estimated.
+        one_lens: the samples come one after the other from one camera: what alignment learns of its lens is kept
+            from stack to stack, and a stack that gives no depth is noted. Else each has a lens of its own, and
+            the first that gives no depth is an error.
+        look: also say what can be said without a truth; needed where there is none: stacks without truth are else
+            left out.
+
+    Raises:
+        EvaluationError: if an estimate cannot be scored and it is not `one_lens`.
+        EngineError: if the engine fails.
+        DualFocusError: if a stack cannot be read, or estimated and it is not `one_lens`.
+    """
+    run = _Run(engine, config, one_lens, look)
+    start = time.perf_counter()
+    with _aligner(config) if one_lens else nullcontext() as kept:
+        for sample in samples:
+            if sample.truth_m is None and not look:
+                run.without_truth.append(sample.path)
+                continue
+            with nullcontext(kept) if kept is not None else _aligner(config) as aligner:
+                observation = run.one(sample, aligner)
+            if observation is not None:
+                observe(observation)
+    return run.evaluation(time.perf_counter() - start)
+
+
+def _aligner(config: EstimatorConfig) -> AbstractContextManager[Aligner]:
+    return make_aligner(config.residual, config.alignment_file, denoise=config.denoise)
+
+
+class _Run:
+    """Collects what one evaluation finds."""
+
+    def __init__(self, engine: DepthEngine, config: EstimatorConfig, tolerant: bool, look: bool) -> None:
+        self._engine, self._config, self._tolerant, self._look = engine, config, tolerant, look
+        self._estimator: DepthEstimator | None = None
+        self._before_m: FloatImage | None = None
+        self.stacks: list[StackResult] = []
+        self.without_truth: list[Path] = []
+        self.looks: list[StackLook] = []
+        self.failures: list[tuple[Path, str]] = []
+        self.align_s = self.engine_s = 0.0
+
+    def one(self, sample: Sample, aligner: Aligner) -> Observation | None:
+        """Evaluate one sample; return None where it gave no depth."""
+        try:
+            return self._observe(sample, aligner)
+        except EngineError:
+            raise
+        except DualFocusError as error:
+            if not self._tolerant:
+                raise
+            self.failures.append((sample.path, str(error)))
+            return None
+
+    def _observe(self, sample: Sample, aligner: Aligner) -> Observation:
+        estimate, runtime_s = self._estimate(sample, aligner)
+        look = result = None
+        if self._look:
+            look = StackLook(sample.path, sample.family, look_at(estimate, self._before_m), runtime_s)
+            self.looks.append(look)
+            self._before_m = estimate.depth_m
+        if sample.truth_m is None:
+            self.without_truth.append(sample.path)
+        else:
+            metrics, bands = score_estimate(estimate, sample.truth_m, focus_range_m(sample.stack), sample.path)
+            result = StackResult(sample.path, sample.family, metrics, runtime_s, bands)
+            self.stacks.append(result)
+        return Observation(self._engine.name, sample.stack, estimate, sample.truth_m, result, look)
+
+    def _estimate(self, sample: Sample, aligner: Aligner) -> tuple[DepthEstimate, float]:
+        config = self._config
+        if sample.breathing is not None:
+            config = replace(config, breathing=sample.breathing)
+        if self._estimator is None or not self._tolerant:
+            self._estimator = DepthEstimator(self._engine, config, aligner)
+        self._estimator.config = config
+        estimate = self._estimator.estimate(sample.stack)
+        timing = self._estimator.timing
+        self.align_s += timing.align_s
+        self.engine_s += timing.engine_s
+        return estimate, timing.align_s + timing.engine_s
+
+    def evaluation(self, elapsed_s: float) -> Evaluation:
+        return Evaluation(
+            self._engine.name,
+            self._engine.device,
+            tuple(self.stacks),
+            tuple(self.without_truth),
+            tuple(self.looks),
+            tuple(self.failures),
+            elapsed_s=elapsed_s,
+            engine_s=self.engine_s,
+            align_s=self.align_s,
+        )
+
+
+def focus_range_m(stack: FocalStack) -> tuple[float, float]:
+    """Return the nearest and the farthest focus distance of a stack, metres; the farthest may be infinite."""
+    focus_m = stack.focus_distance_m
+    return float(focus_m.min()), float(focus_m.max())
+
+
+def score_estimate(
+    estimate: DepthEstimate, truth_m: FloatImage, range_m: tuple[float, float], name: Path | str
+) -> tuple[DepthMetrics, tuple[BandScore, ...]]:
+    """Return all scores of one estimate: over all pixels, and by distance.
+
+    Args:
+        estimate: its depth and confidence.
+        truth_m: (H, W) metres, not finite is invalid.
+        range_m: nearest and farthest focus distance.
+        name: of the stack, for the message of an error.
+
+    Raises:
+        EvaluationError: as `metrics.score`, with the name.
+    """
     try:
-        metrics = score(estimate.depth_m, truth_m, focus_range_m, estimate.confidence)
-        bands = score_bands(estimate.depth_m, truth_m, focus_range_m)
+        return (
+            score(estimate.depth_m, truth_m, range_m, estimate.confidence),
+            score_bands(estimate.depth_m, truth_m, range_m),
+        )
     except DualFocusError as error:
-        raise EvaluationError(f"{stored.path}: {error}") from error
-    return StackResult(stored.path, stored.family, metrics, runtime_s, bands)
+        raise EvaluationError(f"{name}: {error}") from error

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an evaluation found: per stack, per family of stacks, and in total."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from dualfocus_ros.evaluation.bands import BandScore
+from dualfocus_ros.evaluation.metrics import DepthMetrics
+from dualfocus_ros.evaluation.plausibility import Plausibility
+from dualfocus_ros.types import DepthEstimate, FloatImage, FocalStack
+
+
+@dataclass(frozen=True)
+class StackResult:
+    """One scored stack: its folder (of a bag: bag / number), its family, runtime of align + engine."""
+
+    path: Path
+    family: str
+    metrics: DepthMetrics
+    runtime_s: float
+    bands: tuple[BandScore, ...] = ()
+
+
+@dataclass(frozen=True)
+class StackLook:
+    """What can be said of the depth of one stack without its truth; its path, family and runtime as above."""
+
+    path: Path
+    family: str
+    plausibility: Plausibility
+    runtime_s: float
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """One stack with its estimate, as reports want to see it.
+
+    Attributes:
+        engine: name of the engine.
+        stack: as captured.
+        estimate: in the frame of the stack's reference.
+        truth_m: (H, W) metres in that frame, NaN unknown; None where there is none.
+        result: its scores, where there is a truth.
+        look: what can be said without, where that was asked for.
+    """
+
+    engine: str
+    stack: FocalStack
+    estimate: DepthEstimate
+    truth_m: FloatImage | None
+    result: StackResult | None
+    look: StackLook | None
+
+
+@dataclass(frozen=True)
+class GroupResult:
+    """Means over the stacks of a group; the runtime is their median, bands of distance are over all pixels."""
+
+    name: str
+    count: int
+    metrics: DepthMetrics
+    runtime_s: float
+    bands: tuple[BandScore, ...] = ()
+
+    @classmethod
+    def of(cls, name: str, stacks: list[StackResult]) -> GroupResult:
+        """Average over `stacks`; raise EvaluationError if there are none."""
+        metrics = DepthMetrics.mean([s.metrics for s in stacks])
+        bands = tuple(BandScore.merged(scores) for scores in zip(*(s.bands for s in stacks), strict=True))
+        return cls(name, len(stacks), metrics, float(np.median([s.runtime_s for s in stacks])), bands)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one engine reached.
+
+    Attributes:
+        engine: its name.
+        device: where it ran.
+        stacks: those with ground truth, in the order in which they were given.
+        without_truth: folders (of a bag: bag / number) that were not scored, as they have no ground truth.
+        looks: what can be said without ground truth; empty where that was not asked for.
+        failures: stacks that gave no depth, with the reason.
+        notes: what is wrong with the source, in words.
+        counts: what was read and what was left out, by name.
+        elapsed_s: duration of the whole evaluation; 0 where it was not measured.
+        engine_s: time of it within the engine.
+        align_s: time of it spent on alignment.
+    """
+
+    engine: str
+    device: str
+    stacks: tuple[StackResult, ...]
+    without_truth: tuple[Path, ...] = ()
+    looks: tuple[StackLook, ...] = ()
+    failures: tuple[tuple[Path, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+    elapsed_s: float = 0.0
+    engine_s: float = 0.0
+    align_s: float = 0.0
+
+    def families(self) -> tuple[GroupResult, ...]:
+        """Return the mean of every family, in order of first appearance."""
+        names = dict.fromkeys(s.family for s in self.stacks)
+        return tuple(GroupResult.of(n, [s for s in self.stacks if s.family == n]) for n in names)
+
+    def total(self) -> GroupResult:
+        """Return the mean over all stacks, each counting the same; bands of unlike lenses make no total.
+
+        Raises:
+            EvaluationError: if no stack was scored.
+        """
+        return replace(GroupResult.of("total", list(self.stacks)), bands=())
+
+    def look(self) -> Plausibility:
+        """Return the mean of what can be said without ground truth.
+
+        Raises:
+            EvaluationError: if that was not asked for.
+        """
+        return Plausibility.mean([look.plausibility for look in self.looks])
