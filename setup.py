@@ -46,6 +46,11 @@ setup(
             "tabulate>=0.8",
             "matplotlib>=3.5",
             "onnxruntime>=1.17",
+            "tqdm>=4.60",
+            # Recordings: rosbags reads and writes them, mcap (with zstandard) reads damaged ones.
+            "rosbags>=0.11",
+            "mcap>=1.2",
+            "zstandard>=0.19",
         ],
         # Training and export.
         "learning": ["torch>=2.9", "onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.17", "tqdm>=4.60"],
@@ -60,6 +65,8 @@ setup(
         "console_scripts": [
             "camera_node = dualfocus_ros.nodes.executables:camera_node",
             "depth_node = dualfocus_ros.nodes.executables:depth_node",
+            "evaluation_node = dualfocus_ros.nodes.executables:evaluation_node",
+            "replay_node = dualfocus_ros.nodes.executables:replay_node",
             "dualfocus = dualfocus_ros.cli:main",
         ],
     },

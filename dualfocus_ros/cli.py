@@ -21,6 +21,8 @@ from dualfocus_ros.errors import DualFocusError
 COMMANDS = (
     "infer",
     "evaluate",
+    "record",
+    "replay",
     "demo",
     "doctor",
     "benchmark",

@@ -52,3 +52,7 @@ class EvaluationError(DualFocusError):
 
 class EngineNotReady(EngineError):
     """A depth engine is still being made, in the background; it will be ready later."""
+
+
+class BagError(DualFocusError):
+    """A recording cannot be read or written, or lacks a topic."""

@@ -20,7 +20,7 @@ PACKAGE = "dualfocus_ros"
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("share", "dds", "launching"),
-    ("types", "optics", "onnx_runtime"),
+    ("types", "optics", "onnx_runtime", "bags"),
     ("image_encodings", "camera", "sweep", "pairing", "stack", "stackio"),
     ("noise",),
     ("align",),
@@ -28,6 +28,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("engine",),
     ("estimator",),
     ("geometry",),
+    ("decoding",),
     ("evaluation", "outputs", "messages", "parameters"),
     ("nodes",),
     ("commands",),

@@ -35,11 +35,11 @@ def add_engines_arguments(parser: argparse.ArgumentParser, purpose: str) -> None
     parser.add_argument("--model", metavar="MODEL", help=_MODEL_HELP)
 
 
-def add_residual_argument(parser: argparse.ArgumentParser) -> None:
+def add_residual_argument(parser: argparse.ArgumentParser, default: str | None = "auto") -> None:
     """Add `--residual NAME`."""
     parser.add_argument(
         "--residual",
-        default="auto",
+        default=default,
         metavar="NAME",
         help="what finds the errors of alignment that meta.json does not tell: classical, network, none, or auto "
         "(classical, but nothing where the field of view is constant; the default)",

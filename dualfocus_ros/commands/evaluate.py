@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`evaluate`: engines against focal stacks with ground truth."""
+"""`evaluate`: engines on focal stacks, recordings and data sets, against ground truth where there is one."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,24 +13,56 @@ from dualfocus_ros.commands import DEFAULT_ENGINE, add_engines_arguments, add_re
 
 if TYPE_CHECKING:
     from dualfocus_ros.engine.base import DepthEngine
+    from dualfocus_ros.evaluation.results import Evaluation, Observation
+    from dualfocus_ros.evaluation.settings import Settings
+    from dualfocus_ros.evaluation.source import OpenSource
 
 NAME = "evaluate"
-HELP = "score engines on focal stacks with ground truth: per family and in total"
+HELP = "score engines on recordings, focal stacks or data sets: per family of stacks and in total"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    parser.add_argument("stacks", type=Path, help="a folder <family>/<name>/ of stacks with depth.png")
+    parser.add_argument(
+        "source",
+        type=Path,
+        help="a rosbag2 recording, or a folder <family>/<name>/ of stacks with depth.png",
+    )
     add_engines_arguments(parser, "side by side")
+    parser.add_argument("--params", type=Path, metavar="FILE", help="parameters of the depth node, YAML")
+    parser.add_argument(
+        "-p", dest="assignments", action="append", default=[], metavar="NAME:=VALUE", help="one of them"
+    )
     parser.add_argument(
         "--breathing",
         metavar="SOURCE",
         help="where the field of view of a slice comes from: auto, camera_info, thin_lens or none "
         "(camera_info: what meta.json says)",
     )
-    add_residual_argument(parser)
+    add_residual_argument(parser, default=None)
     parser.add_argument("--bands", action="store_true", help="also show the errors by distance")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every number, per stack, as JSON")
+    _add_bag_arguments(parser.add_argument_group("recordings"))
+
+
+def _add_bag_arguments(group: argparse._ArgumentGroup) -> None:
+    for name, what in (
+        ("image", "images"),
+        ("camera-info", "camera info"),
+        ("lens", "lens states"),
+        ("truth", "true depth (none: not used)"),
+    ):
+        group.add_argument(
+            f"--{name}-topic",
+            default="",
+            metavar="TOPIC",
+            help=f"topic of the {what}; else found by name and type",
+        )
+    group.add_argument(
+        "--tolerance", type=float, default=0.0, metavar="S", help="most that the stamps of depth and truth differ"
+    )
+    group.add_argument("--start", type=float, default=0.0, metavar="S", help="seconds to leave out at the start")
+    group.add_argument("--end", type=float, metavar="S", help="seconds into it at which to stop")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -37,20 +71,15 @@ def run(args: argparse.Namespace) -> int:
 
     from dualfocus_ros.engine.pick import describe
     from dualfocus_ros.evaluation.report import band_table, text_table, write_json
-    from dualfocus_ros.evaluation.stacks import StackResult, evaluate_stacks
-    from dualfocus_ros.stackio import find_stacks
+    from dualfocus_ros.evaluation.settings import read_settings
 
-    paths = find_stacks(args.stacks)
+    settings = read_settings(args.params, args.assignments)
+    asked = args.engine or [settings.engine or DEFAULT_ENGINE]
     evaluations = []
-    for asked, engine in _engines(args.engine or [DEFAULT_ENGINE], args.model):
-
-        def show(result: StackResult, name: str = engine.name) -> None:
-            line = f"{name}: {result.path}  AbsRel {result.metrics.abs_rel:.4f}  {1e3 * result.runtime_s:.0f} ms"
-            print(line, file=sys.stderr, flush=True)
-
-        with engine:
-            print(describe(engine, asked), file=sys.stderr, flush=True)
-            evaluations.append(evaluate_stacks(engine, paths, args.breathing, args.residual, show))
+    for name, engine in _engines(asked, args.model or settings.model):
+        with _opened(args, settings) as source, engine:
+            print(describe(engine, name), file=sys.stderr, flush=True)
+            evaluations.append(_evaluate(engine, source, args, settings))
     if args.json is not None:
         write_json(args.json, evaluations)  # first: whoever reads the table may stop reading
     print(text_table(evaluations))
@@ -60,6 +89,60 @@ def run(args: argparse.Namespace) -> int:
     if skipped:
         print(f"\n{len(skipped)} stacks left out, they have no depth.png: {', '.join(map(str, skipped))}")
     return 0
+
+
+@contextmanager
+def _opened(args: argparse.Namespace, settings: Settings) -> Iterator[OpenSource]:
+    from dualfocus_ros.bags.topics import TopicNames
+    from dualfocus_ros.evaluation.source import BagOptions, open_source
+
+    names = TopicNames(args.image_topic, args.camera_info_topic, args.lens_topic, args.truth_topic)
+    options = BagOptions(names, args.tolerance, args.start, args.end)
+    with open_source(args.source, settings.buffer, options) as source:
+        yield source
+
+
+def _evaluate(engine: DepthEngine, source: OpenSource, args: argparse.Namespace, settings: Settings) -> Evaluation:
+    """Run one engine over the source, with a progress bar."""
+    import math
+    from dataclasses import replace
+
+    from dualfocus_ros.evaluation.source import without_breathing
+    from dualfocus_ros.evaluation.stacks import evaluate
+
+    config = settings.estimator
+    if args.residual is not None:
+        config = replace(config, residual=args.residual)
+    if not source.one_lens and "max_motion_px" not in settings.given:
+        config = replace(config, max_motion_px=math.inf)  # one stack of a lens: to be judged, however it moved
+    samples = source.samples
+    if args.breathing is not None:
+        config = replace(config, breathing=args.breathing)
+    if args.breathing is not None or "breathing" in settings.given:
+        samples = without_breathing(samples)
+    look = source.one_lens or not source.has_truth
+    with _progress(engine.name, source) as advance:
+        evaluation = evaluate(engine, samples, config, advance, one_lens=source.one_lens, look=look)
+    return source.complete(evaluation)
+
+
+@contextmanager
+def _progress(name: str, source: OpenSource) -> Iterator[Callable[[Observation], None]]:
+    """Show a bar on standard error; yield what to call with every stack."""
+    import sys
+
+    from tqdm import tqdm
+
+    interval_s = 0.1 if sys.stderr.isatty() else 10.0
+    with tqdm(total=source.total, desc=name, unit=source.unit, file=sys.stderr, mininterval=interval_s) as bar:
+
+        def advance(observation: Observation) -> None:
+            if observation.result is not None:
+                bar.set_postfix_str(f"AbsRel {observation.result.metrics.abs_rel:.4f}", refresh=False)
+            bar.update(source.done() - bar.n)
+
+        yield advance
+        bar.update(source.done() - bar.n)
 
 
 def _engines(asked: list[str], model: str | None) -> list[tuple[str, DepthEngine]]:

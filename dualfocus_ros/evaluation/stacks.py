@@ -176,7 +176,9 @@ class _Run:
         if sample.truth_m is None:
             self.without_truth.append(sample.path)
         else:
-            metrics, bands = score_estimate(estimate, sample.truth_m, focus_range_m(sample.stack), sample.path)
+            metrics, bands = score_estimate(
+                estimate.depth_m, estimate.confidence, sample.truth_m, focus_range_m(sample.stack), sample.path
+            )
             result = StackResult(sample.path, sample.family, metrics, runtime_s, bands)
             self.stacks.append(result)
         return Observation(self._engine.name, sample.stack, estimate, sample.truth_m, result, look)
@@ -215,12 +217,17 @@ def focus_range_m(stack: FocalStack) -> tuple[float, float]:
 
 
 def score_estimate(
-    estimate: DepthEstimate, truth_m: FloatImage, range_m: tuple[float, float], name: Path | str
+    depth_m: FloatImage,
+    confidence: FloatImage | None,
+    truth_m: FloatImage,
+    range_m: tuple[float, float],
+    name: Path | str,
 ) -> tuple[DepthMetrics, tuple[BandScore, ...]]:
     """Return all scores of one estimate: over all pixels, and by distance.
 
     Args:
-        estimate: its depth and confidence.
+        depth_m: (H, W) metres; not finite or not above 0 is no estimate.
+        confidence: (H, W), None where it is not known.
         truth_m: (H, W) metres, not finite is invalid.
         range_m: nearest and farthest focus distance.
         name: of the stack, for the message of an error.
@@ -230,8 +237,8 @@ def score_estimate(
     """
     try:
         return (
-            score(estimate.depth_m, truth_m, range_m, estimate.confidence),
-            score_bands(estimate.depth_m, truth_m, range_m),
+            score(depth_m, truth_m, range_m, confidence),
+            score_bands(depth_m, truth_m, range_m),
         )
     except DualFocusError as error:
         raise EvaluationError(f"{name}: {error}") from error

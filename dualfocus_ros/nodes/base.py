@@ -47,14 +47,16 @@ class ManagedNode(LifecycleNode):  # type: ignore[misc]
     """A lifecycle node whose transitions report their errors, and which can start itself.
 
     Subclasses implement `configure`, `activate`, `deactivate` and `diagnose`. `failure` holds the error that
-    ended the node's work; the runner raises it. `refusal` holds why the last transition was refused: that
-    leaves the node in the state it was in, to be tried again by a manager.
+    ended the node's work; the runner raises it. `done` says that all work is done; the runner then ends. `refusal`
+    holds why the last transition was refused: that leaves the node in the state it was in, to be tried again by a
+    manager.
     """
 
     def __init__(self, name: str, **kwargs: Any) -> None:
         """Declare the common parameters."""
         super().__init__(name, **kwargs)
         self.failure: BaseException | None = None
+        self.done = False
         self.refusal: BaseException | None = None
         self._made: list[Any] = []
         self._base = parameters.declare(self, NodeConfig)

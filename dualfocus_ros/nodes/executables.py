@@ -23,3 +23,19 @@ def depth_node() -> int:
     from dualfocus_ros.nodes.depth_node import main
 
     return main()
+
+
+def replay_node() -> int:
+    """Run the replay node until the recording ends, SIGINT or SIGTERM; return the exit code."""
+    hold_stop_signals()
+    from dualfocus_ros.nodes.replay_node import main
+
+    return main()
+
+
+def evaluation_node() -> int:
+    """Run the evaluation node until SIGINT or SIGTERM; return the exit code."""
+    hold_stop_signals()
+    from dualfocus_ros.nodes.evaluation_node import main
+
+    return main()

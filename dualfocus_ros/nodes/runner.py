@@ -96,6 +96,11 @@ class NodeSet:
             if spinner.failure is not None:
                 raise spinner.failure
 
+    @property
+    def done(self) -> bool:
+        """Whether a node has done all that it was to do."""
+        return any(isinstance(node, ManagedNode) and node.done for node in self.nodes)
+
     def _init(self) -> None:
         """Start ROS. What it says of its arguments (parameter syntax, files, unknown options) is one error."""
         try:
@@ -119,7 +124,7 @@ class NodeSet:
 
 
 def run_until_stopped(makers: Sequence[Callable[[], Node]], args: list[str] | None = None) -> int:
-    """Run nodes until SIGINT or SIGTERM; return the exit code: 0, or 1 after an error.
+    """Run nodes until SIGINT, SIGTERM or the end of their work; return the exit code: 0, or 1 after an error.
 
     A known error is one line on stderr, an unknown one a traceback.
     """
@@ -127,8 +132,9 @@ def run_until_stopped(makers: Sequence[Callable[[], Node]], args: list[str] | No
     try:
         _parse_no_arguments(sys.argv if args is None else args)
         with NodeSet(makers, args) as nodes:
-            while rclpy.ok() and not wait_for_stop(POLL_S):
+            while rclpy.ok() and not nodes.done and not wait_for_stop(POLL_S):
                 nodes.check()
+            nodes.check()
     except DualFocusError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1

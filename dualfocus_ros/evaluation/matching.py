@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds the true depth of every estimate by stamp, one to one, while both still come."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Generic, TypeVar
+
+Estimate = TypeVar("Estimate")
+Truth = TypeVar("Truth")
+
+# Where stamps go back by more, time itself went back: a recording plays again.
+TIME_JUMP_NS = 200_000_000
+
+
+class StampMatcher(Generic[Estimate, Truth]):
+    """Joins estimates and truths. Estimates come out in the order in which they came in, each exactly once.
+
+    A truth of the same stamp is taken at once; else the nearest one within the tolerance, as soon as a truth
+    beyond it shows that no nearer one will come. Every truth is taken once.
+    """
+
+    def __init__(self, tolerance_s: float, keep_s: float, most_waiting: int = 16) -> None:
+        """Start empty.
+
+        Args:
+            tolerance_s: largest difference of stamps.
+            keep_s: truths older than the newest by more are forgotten.
+            most_waiting: so many estimates wait for a truth; the oldest then goes without.
+        """
+        self._tolerance_ns = round(tolerance_s * 1e9)
+        self._keep_ns = round(keep_s * 1e9)
+        self._most_waiting = most_waiting
+        self._truths: dict[int, Truth] = {}
+        self._newest_ns: int | None = None
+        self._waiting: deque[tuple[int, Estimate]] = deque()
+        self.truths_seen = 0
+        self.matched = 0
+        self.unmatched = 0
+
+    def add_truth(self, stamp_ns: int, truth: Truth) -> list[tuple[Estimate, Truth | None]]:
+        """Take a truth; return the estimates that are decided now, each with its truth or None."""
+        self.truths_seen += 1
+        done: list[tuple[Estimate, Truth | None]] = []
+        if self._newest_ns is not None and stamp_ns < self._newest_ns - TIME_JUMP_NS:
+            done = self.finish()
+            self._truths.clear()
+            self._newest_ns = stamp_ns
+        self._truths[stamp_ns] = truth
+        self._newest_ns = stamp_ns if self._newest_ns is None else max(self._newest_ns, stamp_ns)
+        while (oldest := next(iter(self._truths))) < self._newest_ns - self._keep_ns:
+            del self._truths[oldest]
+        return done + self._decide(final=False)
+
+    def add_estimate(self, stamp_ns: int, estimate: Estimate) -> list[tuple[Estimate, Truth | None]]:
+        """Take an estimate; return what is decided now, as `add_truth`."""
+        self._waiting.append((stamp_ns, estimate))
+        return self._decide(final=False)
+
+    def finish(self) -> list[tuple[Estimate, Truth | None]]:
+        """Decide on all that wait: no more truths will come."""
+        return self._decide(final=True)
+
+    def _decide(self, final: bool) -> list[tuple[Estimate, Truth | None]]:
+        done: list[tuple[Estimate, Truth | None]] = []
+        while self._waiting:
+            stamp_ns, estimate = self._waiting[0]
+            late = self._newest_ns is not None and self._newest_ns >= stamp_ns + self._tolerance_ns
+            given_up = final or late or len(self._waiting) > self._most_waiting
+            if stamp_ns not in self._truths and not given_up:
+                break
+            done.append((estimate, self._take(stamp_ns)))
+            self._waiting.popleft()
+        return done
+
+    def _take(self, stamp_ns: int) -> Truth | None:
+        """Take the nearest truth out, None where there is none within the tolerance."""
+        nearest = stamp_ns
+        if stamp_ns not in self._truths:
+            nearest = min(self._truths, key=lambda t: abs(t - stamp_ns), default=stamp_ns)
+        if nearest not in self._truths or abs(nearest - stamp_ns) > self._tolerance_ns:
+            self.unmatched += 1
+            return None
+        self.matched += 1
+        return self._truths.pop(nearest)

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the stacks of an evaluation come from: a folder of stacks, or a recording."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from dualfocus_ros.bags.reader import METADATA, SUFFIXES, Bag
+from dualfocus_ros.bags.topics import TopicNames
+from dualfocus_ros.evaluation.bag import BagStacks
+from dualfocus_ros.evaluation.results import Evaluation
+from dualfocus_ros.evaluation.stacks import Sample, read_samples
+from dualfocus_ros.stack import BufferConfig
+from dualfocus_ros.stackio import DEPTH_NAME, find_stacks
+
+
+@dataclass(frozen=True)
+class OpenSource:
+    """A source that is being read.
+
+    Attributes:
+        samples: the stacks, to be read once.
+        total: number of units of `done`.
+        unit: what `done` counts.
+        done: how far reading has come.
+        one_lens: whether the stacks come from one camera, one after the other.
+        has_truth: whether any may have a true depth.
+        complete: adds what the source knows to an evaluation.
+    """
+
+    samples: Iterator[Sample]
+    total: int
+    unit: str
+    done: Callable[[], int]
+    one_lens: bool
+    has_truth: bool
+    complete: Callable[[Evaluation], Evaluation] = field(default=lambda evaluation: evaluation)
+
+
+@dataclass(frozen=True)
+class BagOptions:
+    """How to read a recording.
+
+    Attributes:
+        names: of its topics, where they are not to be found.
+        tolerance_s: largest difference between the stamps of depth and truth.
+        start_s: seconds into the recording at which to start.
+        end_s: seconds into the recording at which to end; None: at its end.
+    """
+
+    names: TopicNames = field(default_factory=TopicNames)
+    tolerance_s: float = 0.0
+    start_s: float = 0.0
+    end_s: float | None = None
+
+
+def is_bag(path: Path) -> bool:
+    """Say whether this looks like a recording rather than a folder of stacks."""
+    if path.is_dir():
+        return (path / METADATA).is_file() or any(_is_bag_file(f) for f in path.iterdir())
+    return _is_bag_file(path)
+
+
+def _is_bag_file(path: Path) -> bool:
+    return path.name.removesuffix(".zstd").endswith(SUFFIXES)
+
+
+@contextmanager
+def open_source(path: Path, buffer: BufferConfig, options: BagOptions) -> Iterator[OpenSource]:
+    """Open a folder of stacks or a recording.
+
+    Args:
+        path: of either.
+        buffer: when the frames of a recording become a stack.
+        options: how to read a recording.
+
+    Raises:
+        BagError: if a recording cannot be read or lacks a topic.
+        StackError: if a folder holds no stack.
+    """
+    if is_bag(path):
+        with Bag(path) as bag:
+            yield _of_bag(bag, buffer, options)
+    else:
+        yield _of_folders(find_stacks(path))
+
+
+def _of_folders(paths: tuple[Path, ...]) -> OpenSource:
+    read = 0
+
+    def samples() -> Iterator[Sample]:
+        nonlocal read
+        for sample in read_samples(paths):
+            yield sample
+            read += 1
+
+    has_truth = any((path / DEPTH_NAME).exists() for path in paths)
+    return OpenSource(samples(), len(paths), "stack", lambda: read, one_lens=False, has_truth=has_truth)
+
+
+def _of_bag(bag: Bag, buffer: BufferConfig, options: BagOptions) -> OpenSource:
+    stacks = BagStacks(bag, options.names, buffer, options.tolerance_s)
+    start_ns = bag.start_ns + round(options.start_s * 1e9) if options.start_s > 0.0 else None
+    stop_ns = bag.start_ns + round(options.end_s * 1e9) if options.end_s is not None else None
+    images = bag.topics[stacks.topics.image].count
+    return OpenSource(
+        stacks.samples(start_ns, stop_ns),
+        images,
+        "image",
+        lambda: stacks.images_read,
+        one_lens=True,
+        has_truth=stacks.has_truth,
+        complete=stacks.complete,
+    )
+
+
+def without_breathing(samples: Iterator[Sample]) -> Iterator[Sample]:
+    """Yield samples that say nothing of their field of view, so that the estimator's configuration decides."""
+    for sample in samples:
+        yield replace(sample, breathing=None)
