@@ -7,8 +7,9 @@ stated encoding, and RViz shows it as such: it is read as BGR.
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,6 +163,19 @@ def check_layout(image: Image, encoding: str) -> None:
             f"expected {layout.channels} channels of {np.dtype(layout.dtype)} for encoding {encoding!r}, "
             f"got {image.dtype} of shape {image.shape}: correct the encoding of the camera driver"
         )
+
+
+def bits_used(images: Sequence[Image]) -> int:
+    """Return how many bits the images really use: 8, or for 16-bit containers what the brightest pixel tells.
+
+    Cameras put 10 or 12 bits into 16; the lower 8 count as used always.
+
+    Args:
+        images: at least one (H, W) or (H, W, 3), all uint8 or all uint16.
+    """
+    if images[0].dtype != np.uint16:
+        return 8
+    return max(8, math.ceil(math.log2(max(int(image.max()) for image in images) + 1)))
 
 
 def _check_sizes(size: int, height: int, width: int, encoding: str, layout: PixelLayout, step: int) -> None:

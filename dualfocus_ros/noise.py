@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 import cv2
 import numpy as np
 
+from dualfocus_ros.image_encodings import bits_used
 from dualfocus_ros.types import Image
 
 # Up to this standard deviation, in 1/255 of the full range, slices are left as they are: there is little to gain.
@@ -41,10 +42,7 @@ def noise_level(images: Iterable[Image]) -> float:
 
 def full_scale(images: Sequence[Image]) -> float:
     """Return the largest value that slices can have: of 16 bits, as many count as the brightest pixel needs."""
-    if images[0].dtype == np.uint8:
-        return 255.0
-    brightest = max(int(image.max()) for image in images)
-    return float(2 ** max(8, math.ceil(math.log2(brightest + 1))) - 1)
+    return float(2 ** bits_used(images) - 1)
 
 
 def _noise_of(image: Image, full: float) -> float | None:
@@ -60,7 +58,7 @@ def _noise_of(image: Image, full: float) -> float | None:
     return math.sqrt(math.pi / 2.0) / 6.0 * float(np.mean(found)) * 255.0 / full if found else None
 
 
-def calmed(image: Image, noise: float, full: float | None = None) -> Image:
+def calmed(image: Image, noise: float) -> Image:
     """Return an image with less noise, edges kept: a guided filter with the image as its own guide.
 
     (K. He et al., "Guided image filtering", PAMI 2013.)
@@ -68,11 +66,10 @@ def calmed(image: Image, noise: float, full: float | None = None) -> Image:
     Args:
         image: (H, W) or (H, W, 3), uint8 or uint16.
         noise: its standard deviation in 1/255 of the full range; 0: the image is returned as it is.
-        full: largest value that it can have, see `full_scale`; None: that of the image.
     """
     if noise <= 0.0:
         return image
-    full = full_scale([image]) if full is None else full
+    full = full_scale([image])
     result = np.empty_like(image)
     height, halo = image.shape[0], 2 * (WINDOW_PX // 2)
     for top in range(0, height, _ROWS):  # what is worked on stays in the cache

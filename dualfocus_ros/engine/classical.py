@@ -26,9 +26,10 @@ import numpy.typing as npt
 
 from dualfocus_ros.engine.base import EngineOutput
 from dualfocus_ros.engine.guided import box_mean, guided_filter, weighted_guided_filter
-from dualfocus_ros.engine.pixels import bits_used, hide_unseen
+from dualfocus_ros.engine.pixels import hide_unseen
 from dualfocus_ros.engine.reblur import blur_level_px, reblurred
 from dualfocus_ros.errors import EngineError, StackError
+from dualfocus_ros.image_encodings import bits_used
 from dualfocus_ros.types import MIN_SLICES, AlignedStack, FloatImage, Image, Mask
 
 FloatVector: TypeAlias = npt.NDArray[np.float64]

@@ -3,26 +3,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from dualfocus_ros.image_encodings import bits_used
 from dualfocus_ros.types import MIN_SLICES, AlignedStack, FloatImage, Image
 
 MOST_ROWS = 32767  # of an image that OpenCV remaps
-
-
-def bits_used(images: Sequence[Image]) -> int:
-    """Return how many bits the images really use: 8, or for 16-bit containers what the brightest pixel tells.
-
-    Cameras put 10 or 12 bits into 16; the lower 8 count as used always.
-    """
-    if images[0].dtype != np.uint16:
-        return 8
-    return max(8, math.ceil(math.log2(max(int(image.max()) for image in images) + 1)))
 
 
 def colour_planes(stack: AlignedStack, buffer: FloatImage) -> FloatImage:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from dualfocus_ros.engine.manifest import ENCODED, JOINED, OUTPUTS, SCALES, STRIDE
-from dualfocus_ros.engine.pixels import bits_used, fill_planes
+from dualfocus_ros.engine.pixels import fill_planes
+from dualfocus_ros.image_encodings import bits_used
 from dualfocus_ros.types import AlignedStack, FloatImage, Image
 
 AT_A_TIME = 4  # slices that the encoder gets at most: more is no faster, and needs more memory
