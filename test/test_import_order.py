@@ -20,7 +20,7 @@ PACKAGE = "dualfocus_ros"
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("share", "dds", "launching"),
-    ("types", "optics", "onnx_runtime", "bags"),
+    ("types", "optics", "onnx_runtime", "model_files", "bags"),
     ("image_encodings", "camera", "sweep", "pairing", "stack", "stackio"),
     ("noise",),
     ("align",),

@@ -13,8 +13,6 @@ filters every slice once, however many pairs the slice is in:
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +23,8 @@ import numpy.typing as npt
 
 from dualfocus_ros.alignment.base import Grid, Pair
 from dualfocus_ros.errors import EngineError
+from dualfocus_ros.model_files import file_beside, is_file_name, read_manifest
+from dualfocus_ros.model_files import sha256_of as sha256_of  # for those who write a manifest
 from dualfocus_ros.onnx_runtime import CPU, first_line, import_runtime, load_session, physical_cores
 from dualfocus_ros.share import share_directory
 from dualfocus_ros.types import FloatImage
@@ -164,7 +164,7 @@ def checked_file(manifest: Path) -> Path:
     Raises:
         EngineError: if either is missing, damaged or not of this format.
     """
-    data = _read(manifest)
+    data = read_manifest(manifest)
     for key, expected in (("format", FORMAT), ("version", VERSION)):
         if data.get(key) != expected:
             raise EngineError(f"{manifest}: expected {key} {expected!r}, got {data.get(key)!r}: {AGAIN}")
@@ -175,47 +175,14 @@ def checked_file(manifest: Path) -> Path:
         if data[key] != described(tensors):
             raise EngineError(f"{manifest}: expected {key} {described(tensors)}, got {data[key]}: {AGAIN}")
     name = data["file"]
-    if not isinstance(name, str) or not name or Path(name).name != name:
+    if not is_file_name(name):
         raise EngineError(f"{manifest}: expected file to be the name of a file beside it, got {name!r}: {AGAIN}")
-    path = manifest.with_name(name)
-    if not path.is_file():
-        raise EngineError(f"{manifest}: expected the network {path} beside it, found none: {AGAIN}")
-    found = sha256_of(path)
-    if found != data["sha256"]:
-        raise EngineError(
-            f"{path}: its SHA-256 is {found[:12]}..., {manifest.name} says {str(data['sha256'])[:12]}...: the "
-            f"file is damaged or of another version; {AGAIN}"
-        )
-    return path
+    return file_beside(manifest, name, data["sha256"], AGAIN)
 
 
 def described(tensors: Mapping[str, tuple[str, tuple[str | int, ...], str]]) -> dict[str, Any]:
     """Return tensors as the manifest describes them."""
     return {name: {"dtype": d, "shape": list(s), "meaning": meaning} for name, (d, s, meaning) in tensors.items()}
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file, hexadecimal.
-
-    Raises:
-        EngineError: if it cannot be read.
-    """
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise EngineError(f"cannot read {path}: {error.strerror}; check path and permissions") from error
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise EngineError(f"cannot read the manifest {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise EngineError(f"expected {path} to be the manifest of a network in JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise EngineError(f"expected {path} to hold a JSON object, got {type(data).__name__}")
-    return data
 
 
 def _check_tensors(path: Path, session: Any) -> None:

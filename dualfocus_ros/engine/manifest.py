@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from dualfocus_ros.errors import EngineError
+from dualfocus_ros.model_files import file_beside, is_file_name, read_manifest, sha256_of
 from dualfocus_ros.share import share_directory
 from dualfocus_ros.types import MIN_SLICES
 
@@ -60,7 +60,6 @@ KEYS = (
     *("blur_step_px", "training", "parameters"),
 )
 SELF_CHECK_CELLS = (8, 12)  # rows and columns of the reference answer, see `engine.selfcheck`
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -175,7 +174,7 @@ def load_manifest(path: str | Path) -> ModelManifest:
         EngineError: if either is missing, damaged, of another format, or not what the engines can run.
     """
     path = Path(path)
-    data = _read(path)
+    data = read_manifest(path)
     _check_contract(path, data)
     onnx_path = _checked_file(path, data)
     stages = None
@@ -198,17 +197,7 @@ def load_manifest(path: str | Path) -> ModelManifest:
 
 
 def _checked_file(manifest: Path, entry: Mapping[str, Any]) -> Path:
-    """Return the path of a file beside the manifest; raise EngineError if it is not there, or is another one."""
-    path = manifest.parent / entry["file"]
-    if not path.is_file():
-        raise EngineError(f"{manifest}: expected the network {path} beside it, found none: copy all its files")
-    found = sha256_of(path)
-    if found != entry["sha256"]:
-        raise EngineError(
-            f"{path}: its SHA-256 is {found[:12]}..., {manifest.name} says {str(entry['sha256'])[:12]}...: "
-            "the file is damaged or of another version; copy all files of the model again"
-        )
-    return path
+    return file_beside(manifest, entry["file"], entry["sha256"], "copy all files of the model again")
 
 
 def write_manifest(
@@ -269,36 +258,8 @@ def write_manifest(
     return path
 
 
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file, hexadecimal.
-
-    Raises:
-        EngineError: if it cannot be read.
-    """
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-    except OSError as error:
-        raise EngineError(f"cannot read {path}: {error.strerror}; check path and permissions") from error
-    return digest.hexdigest()
-
-
 def _tensors(tensors: Mapping[str, tuple[tuple[str | int, ...], str]]) -> dict[str, Any]:
     return {n: {"dtype": "float32", "shape": list(s), "meaning": meaning} for n, (s, meaning) in tensors.items()}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise EngineError(f"cannot read the manifest {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise EngineError(f"expected {path} to be the manifest of a model in JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise EngineError(f"expected {path} to hold a JSON object, got {type(data).__name__}")
-    return data
 
 
 def _check_contract(path: Path, data: Mapping[str, Any]) -> None:
@@ -333,7 +294,7 @@ def _check_values(path: Path, data: Mapping[str, Any]) -> None:
     slices, blur = data["slices"], data["blur_step_px"]
     checks = (
         ("name", "a text", lambda: _is_text(data["name"])),
-        ("file", "the name of a file beside the manifest", lambda: _is_file_name(data["file"])),
+        ("file", "the name of a file beside the manifest", lambda: is_file_name(data["file"])),
         ("sha256", "64 hexadecimal digits", lambda: _is_digest(data["sha256"])),
         ("precision", f"one of {PRECISIONS}", lambda: data["precision"] in PRECISIONS),
         ("opset", "a whole number above 0", lambda: _is_count(data["opset"])),
@@ -390,11 +351,7 @@ def _is_self_check(data: Any) -> bool:
 
 
 def _is_file(entry: Any) -> bool:
-    return _is_file_name(entry["file"]) and _is_digest(entry["sha256"])
-
-
-def _is_file_name(value: Any) -> bool:
-    return _is_text(value) and Path(value).name == value
+    return is_file_name(entry["file"]) and _is_digest(entry["sha256"])
 
 
 def _is_digest(value: Any) -> bool:

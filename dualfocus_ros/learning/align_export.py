@@ -22,18 +22,10 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from dualfocus_ros.alignment.network import (
-    CELL,
-    DEFAULT_MODEL,
-    FORMAT,
-    INPUTS,
-    OUTPUTS,
-    VERSION,
-    described,
-    sha256_of,
-)
+from dualfocus_ros.alignment.network import CELL, DEFAULT_MODEL, FORMAT, INPUTS, OUTPUTS, VERSION, described
 from dualfocus_ros.errors import DualFocusError, EngineError, InputError
 from dualfocus_ros.learning.align_network import AlignConfig, AlignNet
+from dualfocus_ros.model_files import sha256_of
 from dualfocus_ros.onnx_runtime import CPU, import_runtime, load_session
 
 OPSET = 18
