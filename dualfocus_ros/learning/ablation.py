@@ -19,8 +19,9 @@ from tabulate import tabulate
 from dualfocus_ros.errors import DualFocusError
 from dualfocus_ros.learning.data import collate, find_pool, load_stack
 from dualfocus_ros.learning.losses import FARTHEST
+from dualfocus_ros.learning.runs import CHECKPOINT
 from dualfocus_ros.learning.settings import make_parser
-from dualfocus_ros.learning.train import CHECKPOINT, train
+from dualfocus_ros.learning.train import train
 from dualfocus_ros.learning.validate import validate
 from dualfocus_ros.learning.weights import load_network
 from dualfocus_ros.stackio import find_stacks

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import pickle
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -23,8 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from dualfocus_ros.alignment.network import CELL, DEFAULT_MODEL, FORMAT, INPUTS, OUTPUTS, VERSION, described
-from dualfocus_ros.errors import DualFocusError, EngineError, InputError
+from dualfocus_ros.errors import DualFocusError, EngineError
 from dualfocus_ros.learning.align_network import AlignConfig, AlignNet
+from dualfocus_ros.learning.weights import read_network
 from dualfocus_ros.model_files import sha256_of
 from dualfocus_ros.onnx_runtime import CPU, import_runtime, load_session
 
@@ -54,22 +54,7 @@ def load_align_network(path: Path) -> tuple[AlignNet, dict[str, Any]]:
     Raises:
         InputError: if the file is neither.
     """
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(saved, dict):
-            raise TypeError(f"it holds a {type(saved).__name__}")
-        network = AlignNet(AlignConfig(**saved["network"]))
-        if "averaged" in saved:
-            averaged = saved["averaged"]
-            state = {k.removeprefix("module."): v for k, v in averaged.items() if k.startswith("module.")}
-            training = {key: saved[key] for key in RECORD}
-        else:
-            state, training = saved["model"], saved["training"]
-        network.load_state_dict(state)
-    except (OSError, LookupError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"expected a checkpoint or weights of alignment in {path}: {reason}") from error
-    return network.eval(), training
+    return read_network(path, lambda config: AlignNet(AlignConfig(**config)), RECORD, "alignment")
 
 
 def export_onnx(network: AlignNet, path: Path) -> None:

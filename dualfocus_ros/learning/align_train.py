@@ -9,28 +9,27 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
-import pickle
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import swa_utils
 
-from dualfocus_ros.errors import DualFocusError, InputError
+from dualfocus_ros.errors import DualFocusError
 from dualfocus_ros.learning.align_data import PairBatch, batches
 from dualfocus_ros.learning.align_network import AlignConfig, AlignNet
+from dualfocus_ros.learning.runs import (
+    CHECKPOINT,
+    SAVE_EVERY_S,
+    read_checkpoint,
+    stop_on_signals,
+    write_checkpoint,
+)
 
-CHECKPOINT = "checkpoint.pt"
 EMA_DECAY = 0.998
-SAVE_EVERY_S = 60.0
 PRIOR_PX = 10.0  # expected of a coefficient where the images say nothing; also keeps the matrix invertible
 FREEDOM = 4.0  # of Student's t: some pairs have errors that nothing in them tells of
 SHARP_PX = 0.05  # errors below count by their square, above by their size
@@ -132,9 +131,7 @@ class AlignTrainer:
             "pairs": self.pairs,
             "seconds": self.seconds,
         }
-        partial = run / (CHECKPOINT + ".partial")
-        torch.save(state, partial)
-        os.replace(partial, run / CHECKPOINT)
+        write_checkpoint(run / CHECKPOINT, state)
 
     def train_step(self, batch: PairBatch) -> dict[str, Tensor]:
         """Take one optimiser step; return the terms of the loss."""
@@ -158,23 +155,6 @@ class AlignTrainer:
         return terms
 
 
-def load_align_checkpoint(path: Path) -> dict[str, Any]:
-    """Return what a checkpoint holds.
-
-    Raises:
-        InputError: if it is none.
-    """
-    try:
-        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        missing = [key for key in KEYS if key not in saved]
-    except (OSError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"expected a checkpoint of alignment in {path}: {reason}; take another folder") from error
-    if missing:
-        raise InputError(f"expected a checkpoint of alignment in {path}, but it has no {missing}")
-    return saved
-
-
 def train(args: argparse.Namespace) -> AlignTrainer:
     """Run until the steps are done, the minutes are over or a signal comes; return the state reached.
 
@@ -182,8 +162,7 @@ def train(args: argparse.Namespace) -> AlignTrainer:
         InputError: if the checkpoint or the pool is not usable.
     """
     args.run.mkdir(parents=True, exist_ok=True)
-    path = args.run / CHECKPOINT
-    saved = load_align_checkpoint(path) if path.exists() else None
+    saved = read_checkpoint(args.run / CHECKPOINT, KEYS, what="a checkpoint of alignment")
     settings = dict(saved["config"]) if saved else {}
     settings |= {
         name: getattr(args, name) for name in ("steps", "stacks", "seed") if getattr(args, name) is not None
@@ -193,7 +172,7 @@ def train(args: argparse.Namespace) -> AlignTrainer:
     start = kept = time.monotonic()
     before = trainer.seconds
     sums: dict[str, float] = {}
-    with _stop_on_signals() as stop, (args.run / "log.csv").open("a", encoding="utf-8") as log:
+    with stop_on_signals() as stop, (args.run / "log.csv").open("a", encoding="utf-8") as log:
         for batch in batches(args.pool, trainer.config.stacks, trainer.config.seed, trainer.step):
             now = time.monotonic()
             if trainer.step >= trainer.config.steps or now - start > 60.0 * args.minutes or stop():
@@ -212,22 +191,6 @@ def train(args: argparse.Namespace) -> AlignTrainer:
                 kept = now
     trainer.save(args.run)
     return trainer
-
-
-@contextmanager
-def _stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Yield a function that tells whether SIGINT or SIGTERM has come."""
-    asked: list[int] = []
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -10,15 +10,12 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import pickle
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -30,14 +27,19 @@ from dualfocus_ros.learning.data import Batch, PoolDataset, SimulatedDataset, fi
 from dualfocus_ros.learning.journal import Journal
 from dualfocus_ros.learning.losses import total_loss
 from dualfocus_ros.learning.network import DualFocusNet
+from dualfocus_ros.learning.runs import (
+    CHECKPOINT,
+    SAVE_EVERY_S,
+    read_checkpoint,
+    stop_on_signals,
+    write_checkpoint,
+)
 from dualfocus_ros.learning.settings import Settings, make_parser
 from dualfocus_ros.learning.textures import texture_bank
 from dualfocus_ros.learning.weights import load_network
 
-CHECKPOINT = "checkpoint.pt"
 EMA_DECAY = 0.999
 TEXTURES = 500
-SAVE_EVERY_S = 60.0
 # While one process validates or writes, the others wait.
 PATIENCE = timedelta(hours=2)
 KEYS = (
@@ -52,18 +54,7 @@ def load_checkpoint(run: Path, device: torch.device) -> dict[str, Any] | None:
     Raises:
         InputError: if it cannot be read.
     """
-    path = run / CHECKPOINT
-    if not path.exists():
-        return None
-    try:
-        saved: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-        missing = [key for key in KEYS if key not in saved]
-    except (OSError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"expected a checkpoint in {path}: {reason}; take another folder") from error
-    if missing:
-        raise InputError(f"expected a checkpoint in {path}, but it has no {missing}; take another folder")
-    return saved
+    return read_checkpoint(run / CHECKPOINT, KEYS, device)
 
 
 class Trainer:
@@ -110,9 +101,7 @@ class Trainer:
             "stacks": self.stacks,
             "seconds": self.seconds,
         }
-        partial = run / (CHECKPOINT + ".partial")
-        torch.save(state, partial)
-        os.replace(partial, run / CHECKPOINT)
+        write_checkpoint(run / CHECKPOINT, state)
 
     def learning_rate(self) -> float:
         """Return the learning rate of this step: a linear rise, then half a cosine down to 0."""
@@ -213,7 +202,7 @@ def _loop(args: argparse.Namespace, trainer: Trainer, journal: Journal | None, w
         model = nn.parallel.DistributedDataParallel(model, find_unused_parameters=idle)
     start = saved = time.monotonic()
     before = trainer.seconds
-    with _stop_on_signals() as stop:
+    with stop_on_signals() as stop:
         for batch in batches(args, trainer, rank):
             now = time.monotonic()
             done = trainer.step >= trainer.config.steps or now - start > 60.0 * args.minutes
@@ -249,22 +238,6 @@ def _leave_signals(worker: int) -> None:
     """Let the main process alone decide what a signal to the whole group means."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-
-
-@contextmanager
-def _stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Yield a function that tells whether SIGINT or SIGTERM has come."""
-    asked: list[int] = []
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def main() -> None:

@@ -4,15 +4,19 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 from torch.optim import swa_utils
 
 from dualfocus_ros.errors import InputError
 from dualfocus_ros.learning.network import DualFocusNet, NetworkConfig
+
+Network = TypeVar("Network", bound=nn.Module)
+RECORD = ("config", "weights", "step", "stacks", "seconds")  # of a run, in its checkpoint
 
 
 def load_network(path: Path) -> tuple[DualFocusNet, dict[str, Any]]:
@@ -21,22 +25,38 @@ def load_network(path: Path) -> tuple[DualFocusNet, dict[str, Any]]:
     Raises:
         InputError: if the file is neither.
     """
+    return read_network(path, lambda config: DualFocusNet(NetworkConfig(**config)), RECORD, "DualFocus")
+
+
+def read_network(
+    path: Path, make: Callable[[dict[str, Any]], Network], record: Sequence[str], of: str
+) -> tuple[Network, dict[str, Any]]:
+    """Return the averaged network of any checkpoint or weights, in evaluation mode, and the record of its run.
+
+    Args:
+        path: of the file.
+        make: returns the network of a configuration that was saved.
+        record: keys of a checkpoint that are the record of its run; a weights file has it in one.
+        of: what the network is of, for errors.
+
+    Raises:
+        InputError: if the file is neither.
+    """
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(saved, dict):
             raise TypeError(f"it holds a {type(saved).__name__}")
-        network = DualFocusNet(NetworkConfig(**saved["network"]))
+        network = make(saved["network"])
         if "averaged" in saved:
             averaged = saved["averaged"]
             state = {k.removeprefix("module."): v for k, v in averaged.items() if k.startswith("module.")}
-            keys = ("config", "weights", "step", "stacks", "seconds")
-            training = {key: saved[key] for key in keys}
+            training = {key: saved[key] for key in record}
         else:
             state, training = saved["model"], saved["training"]
         network.load_state_dict(state)
     except (OSError, LookupError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).partition("\n")[0]
-        raise InputError(f"expected a checkpoint or weights of DualFocus in {path}: {reason}") from error
+        raise InputError(f"expected a checkpoint or weights of {of} in {path}: {reason}") from error
     return network.eval(), training
 
 
