@@ -181,9 +181,32 @@ def align(
     Raises:
         AlignmentError: if the arguments do not fit the stack.
     """
-    intrinsics = metadata_intrinsics(stack, breathing)
-    reference = intrinsics[stack.reference]
+    return align_by(stack, metadata_intrinsics(stack, breathing), residual, kept, noise)
+
+
+def align_by(
+    stack: FocalStack,
+    intrinsics: Sequence[Intrinsics],
+    residual: npt.NDArray[np.float64] | None = None,
+    kept: KeptSlices | None = None,
+    noise: float = 0.0,
+) -> AlignedStack:
+    """Do what `align` does, by intrinsics that are known already.
+
+    Args:
+        stack: as captured.
+        intrinsics: of every slice (N,), see `metadata_intrinsics`.
+        residual: (N, 3), see `align`; None: nothing.
+        kept: slices that were warped before, for the same or another stack.
+        noise: that the slices are to be freed of, see `noise.calmed`; 0: none.
+
+    Raises:
+        AlignmentError: if the arguments do not fit the stack.
+    """
     count = len(stack.slices)
+    if len(intrinsics) != count:
+        raise AlignmentError(f"expected intrinsics of {count} slices, got {len(intrinsics)}")
+    reference = intrinsics[stack.reference]
     if residual is None:
         residual = np.tile([1.0, 0.0, 0.0], (count, 1))
     if residual.shape != (count, 3) or not np.all(np.isfinite(residual)) or not np.all(residual[:, 0] > 0):

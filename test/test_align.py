@@ -3,7 +3,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dualfocus_ros.align import KeptSlices, align, metadata_intrinsics
+from dualfocus_ros.align import KeptSlices, align, align_by, metadata_intrinsics
 from dualfocus_ros.errors import AlignmentError
 from dualfocus_ros.types import FocalSlice, FocalStack, Intrinsics, LensModel
 
@@ -129,3 +129,13 @@ def test_a_warp_of_16_bits_stays_within_those_of_the_image():
     image = np.where(rng.random((40, 60, 3)) < 0.5, 0, 4095).astype(np.uint16)
     warped = KeptSlices().warp(image, np.array([[1.01, 0.0, 0.3], [0.0, 1.01, 0.4]]), resample=True).aligned
     assert warped.max() == 4095 and warped.dtype == np.uint16
+
+
+def test_intrinsics_that_are_known_already_are_those_of_the_metadata():
+    stack = make_stack((1.0, 0.99, 0.96), reported=False)
+    intrinsics = metadata_intrinsics(stack, "thin_lens")
+    found, expected = align_by(stack, intrinsics), align(stack, "thin_lens")
+    for a, b in zip(found.images, expected.images, strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(AlignmentError, match="intrinsics of 3 slices, got 2"):
+        align_by(stack, intrinsics[:2])

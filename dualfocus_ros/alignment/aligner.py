@@ -21,7 +21,7 @@ from dualfocus_ros.align import (
     AlignedSlice,
     Breathing,
     KeptSlices,
-    align,
+    align_by,
     has_constant_view,
     metadata_intrinsics,
     reference_to_slice,
@@ -35,7 +35,7 @@ from dualfocus_ros.alignment.network import NetworkResidual
 from dualfocus_ros.alignment.residual import LEAST_SIDE_PX, NO_RESIDUAL, StackResidual, estimate_residual
 from dualfocus_ros.errors import AlignmentError, MotionError
 from dualfocus_ros.noise import NEGLIGIBLE_NOISE, noise_level
-from dualfocus_ros.types import AlignedStack, FocalSlice, FocalStack, Image
+from dualfocus_ros.types import AlignedStack, FocalSlice, FocalStack, Image, Intrinsics
 
 FloatArray = npt.NDArray[np.float64]
 Residual = Literal["auto", "classical", "network", "none"]
@@ -144,15 +144,16 @@ class Aligner:
             EngineError: if the estimator fails.
         """
         motion = self._meter.measure(stack)
-        if self._estimator is None or not (self._always or _worth_estimating(stack, source)):
+        intrinsics = metadata_intrinsics(stack, source)
+        if self._estimator is None or not (self._always or _worth_estimating(intrinsics)):
             motion_px = _across_px(motion, stack)
             self._report(source, motion_px)
             _check_motion(motion_px, max_motion_px)
             residual = NO_RESIDUAL + _drift(motion, stack)
         else:
-            residual = self._residual(stack, source, motion, max_motion_px)
+            residual = self._residual(stack, source, intrinsics, motion, max_motion_px)
         noise = self._noise_of(stack)
-        aligned = align(stack, source, residual, self._kept, noise)
+        aligned = align_by(stack, intrinsics, residual, self._kept, noise)
         self._last = _Aligned(stack, source, residual, self._kept.resampled, noise)
         self.report = replace(self.report, residual_px=aligned.residual_px, noise=noise)
         return aligned
@@ -195,10 +196,14 @@ class Aligner:
         return (1.0 + SAME_NOISE) ** round(math.log(found, 1.0 + SAME_NOISE))
 
     def _residual(
-        self, stack: FocalStack, source: Breathing, motion: Motion | None, max_motion_px: float
+        self,
+        stack: FocalStack,
+        source: Breathing,
+        intrinsics: Sequence[Intrinsics],
+        motion: Motion | None,
+        max_motion_px: float,
     ) -> FloatArray:
         """Return the residual (N, 3) of the lens and of motion; raise MotionError beyond the limit."""
-        intrinsics = metadata_intrinsics(stack, source)
         k = intrinsics[stack.reference]
         known, sweeps = self._memory.recall(stack, k, source)
         motion_px, drift = _across_px(motion, stack), _drift(motion, stack)
@@ -259,9 +264,8 @@ class _Aligned:
         return reference_to_slice(reference.intrinsics, own, *self.residual[row])
 
 
-def _worth_estimating(stack: FocalStack, source: Breathing) -> bool:
+def _worth_estimating(intrinsics: Sequence[Intrinsics]) -> bool:
     """Say whether the field of view changes by metadata, and there is enough to see."""
-    intrinsics = metadata_intrinsics(stack, source)
     smallest = min(intrinsics[0].width, intrinsics[0].height)
     return smallest >= LEAST_SIDE_PX and not has_constant_view(intrinsics)
 
