@@ -2,7 +2,7 @@
 """Alignment of a stream of stacks: metadata, what is known of the lens, motion, and one warp.
 
 The residual of the lens is estimated from the images until enough sweeps have said the same; then it is only
-looked after now and then, and alignment costs the warp.
+looked after now and then, and alignment costs the warp and a glance for motion and noise.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from dualfocus_ros.align import (
 )
 from dualfocus_ros.alignment.base import ResidualEstimator
 from dualfocus_ros.alignment.classical import ClassicalResidual
-from dualfocus_ros.alignment.memory import CONVERGED_SWEEPS, SAME_POSITION, LensMemory, tells
+from dualfocus_ros.alignment.memory import CONVERGED_SWEEPS, LensMemory, same_position_dpt, tells
 from dualfocus_ros.alignment.motion import Motion, MotionMeter
 from dualfocus_ros.alignment.network import NetworkResidual
 from dualfocus_ros.alignment.residual import LEAST_SIDE_PX, NO_RESIDUAL, StackResidual, estimate_residual
@@ -252,10 +252,9 @@ class _Aligned:
 
     def row(self, s: FocalSlice) -> int | None:
         """Return the place that a slice will have in a stack like this one; None: it has none."""
-        positions = 1.0 / self.stack.focus_distance_m
-        row = int(np.argmin(np.abs(positions - s.focus_dpt)))
-        off_dpt = abs(positions[row] - s.focus_dpt)
-        return row if off_dpt <= SAME_POSITION * float(np.abs(np.diff(positions)).min()) else None
+        focus_dpt = 1.0 / self.stack.focus_distance_m
+        row = int(np.argmin(np.abs(focus_dpt - s.focus_dpt)))
+        return row if abs(focus_dpt[row] - s.focus_dpt) <= same_position_dpt(focus_dpt) else None
 
     def ref_to_slice(self, s: FocalSlice, row: int) -> FloatArray:
         """Return the affine map (2, 3) from reference pixels to those of a slice at that place."""

@@ -155,11 +155,11 @@ class LensMemory:
     def _of(self, stack: FocalStack) -> list[_Position | None]:
         """Return what is known of every slice's position."""
         focus_dpt = 1.0 / stack.focus_distance_m
-        tolerance = max(SAME_POSITION * float(np.abs(np.diff(focus_dpt)).min()), LEAST_STEP_DPT)
+        reach_dpt = same_position_dpt(focus_dpt)
         found: list[_Position | None] = []
         for dpt in focus_dpt:
             nearest = min(self._positions, key=lambda p: abs(p.focus_dpt - dpt), default=None)
-            found.append(nearest if nearest is not None and abs(nearest.focus_dpt - dpt) <= tolerance else None)
+            found.append(nearest if nearest is not None and abs(nearest.focus_dpt - dpt) <= reach_dpt else None)
         return found
 
     def _check_camera(self, stack: FocalStack, k: Intrinsics, source: str) -> None:
@@ -185,6 +185,11 @@ class LensMemory:
                 "delete the file, or name another (alignment_file)"
             )
         self._positions, self._camera = [], camera
+
+
+def same_position_dpt(focus_dpt: FloatArray) -> float:
+    """Return how far from a focus position of a sweep (N,) a slice may be and still be of it, all in dioptres."""
+    return max(SAME_POSITION * float(np.abs(np.diff(focus_dpt)).min()), LEAST_STEP_DPT)
 
 
 def tells(information: FloatArray) -> npt.NDArray[np.bool_]:
