@@ -129,6 +129,8 @@ class Aligner:
         self._last: _Aligned | None = None
         self._estimated: tuple[Image, ...] = ()  # of the stack that the lens was last looked at in
         self._unchecked = 0  # sweeps since then
+        self._noise = 0.0
+        self._measured: tuple[Image, ...] = ()  # what is left of the stack that the noise was measured in
 
     def align(self, stack: FocalStack, source: Breathing, max_motion_px: float = math.inf) -> AlignedStack:
         """Bring the slices of a stack into one frame.
@@ -183,17 +185,17 @@ class Aligner:
         self.report = replace(before, source=source, motion_px=motion_px, sweeps=sweeps, estimated=estimated)
 
     def _noise_of(self, stack: FocalStack) -> float:
-        """Return the noise that slices are to be freed of; it stays while that of the camera hardly changes."""
+        """Return the noise that slices are to be freed of.
+
+        It is measured anew once no slice is left of those that it was measured in.
+        """
         if not self._denoise:
             return 0.0
-        found = noise_level(s.image for s in stack.slices)
-        before = self.report.noise
-        if before > 0.0 and abs(found / before - 1.0) < SAME_NOISE:
-            return before
-        if found <= NEGLIGIBLE_NOISE:
-            return 0.0
-        # In steps, so that it depends little on which stack came first.
-        return (1.0 + SAME_NOISE) ** round(math.log(found, 1.0 + SAME_NOISE))
+        images = tuple(s.image for s in stack.slices)
+        self._measured = _shared(images, self._measured)
+        if not self._measured:
+            self._measured, self._noise = images, _steady_noise(noise_level(images), self._noise)
+        return self._noise
 
     def _residual(
         self,
@@ -230,7 +232,7 @@ class Aligner:
     def _is_due(self, stack: FocalStack, sweeps: int, motion_px: float) -> bool:
         """Say whether the lens is to be looked at in this stack: not if a slice of it was used for that before."""
         images = tuple(s.image for s in stack.slices)
-        if any(image is other for image in images for other in self._estimated):
+        if _shared(images, self._estimated):
             return False
         self._unchecked += 1
         learning = sweeps < CONVERGED_SWEEPS or self._memory.contradicted(stack)
@@ -261,6 +263,21 @@ class _Aligned:
         reference = self.stack.slices[self.stack.reference]
         own = slice_intrinsics(s, reference, self.stack.lens, self.source)
         return reference_to_slice(reference.intrinsics, own, *self.residual[row])
+
+
+def _shared(images: Sequence[Image], others: Sequence[Image]) -> tuple[Image, ...]:
+    """Return which of the images are among the others, as the same objects."""
+    return tuple(image for image in images if any(image is other for other in others))
+
+
+def _steady_noise(found: float, before: float) -> float:
+    """Return the noise that slices are to be freed of; it stays while that of the camera hardly changes."""
+    if before > 0.0 and abs(found / before - 1.0) < SAME_NOISE:
+        return before
+    if found <= NEGLIGIBLE_NOISE:
+        return 0.0
+    # In steps, so that it depends little on which stack came first.
+    return (1.0 + SAME_NOISE) ** round(math.log(found, 1.0 + SAME_NOISE))
 
 
 def _worth_estimating(intrinsics: Sequence[Intrinsics]) -> bool:

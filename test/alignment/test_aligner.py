@@ -270,3 +270,22 @@ def test_sliding_stacks_are_used_once_to_learn() -> None:
         aligner.align(stack, "camera_info", 4.0)
         looked.append(aligner.report.estimated)
     assert looked == [True, False, False, False] * 3 + [True]
+
+
+def test_the_noise_of_sliding_stacks_is_measured_once_for_all_new_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the stacks that share slices only every fourth, all new, is measured; its level stays meanwhile."""
+    measured: list[float] = []
+
+    def level(images: tuple[np.ndarray, ...]) -> float:
+        measured.append((4.0, 8.0)[len(measured)])
+        return measured[-1]
+
+    monkeypatch.setattr("dualfocus_ros.alignment.aligner.noise_level", level)
+    aligner, found = Aligner(), []
+    frames = [s for stack in sweeps(2) for s in stack.slices]
+    for newest in range(4, len(frames) + 1):
+        window = frames[newest - 4 : newest]
+        aligner.align(FocalStack.from_slices(window, make_stack().lens, reference=None), "camera_info")
+        found.append((len(measured), aligner.report.noise))
+    assert found[:4] == [(1, pytest.approx(4.0, rel=0.13))] * 4
+    assert found[4] == (2, pytest.approx(8.0, rel=0.13))
