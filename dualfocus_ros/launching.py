@@ -68,6 +68,32 @@ def stack_folder(camera: str, stack: str) -> str | None:
     return str(path)
 
 
+def recording(value: str) -> str:
+    """Return the absolute path of the recording that `bag:=` names.
+
+    Raises:
+        ParameterError: if there is none.
+    """
+    if not value:
+        raise ParameterError("expected bag:=PATH, a rosbag2 folder or an mcap or db3 file, got none")
+    path = Path(value).expanduser().absolute()
+    if not path.exists():
+        raise ParameterError(f"expected bag:= to be a recording, got {path}: no such file or folder")
+    return str(path)
+
+
+def number(argument: str, value: str) -> float:
+    """Return the value of a launch argument that is a number.
+
+    Raises:
+        ParameterError: if it is none.
+    """
+    try:
+        return float(value)
+    except ValueError:
+        raise ParameterError(f"expected {argument}:= to be a number, got {value!r}") from None
+
+
 def parameter_file(argument: str, value: str) -> str:
     """Return the absolute path of a parameter file that a launch argument names.
 

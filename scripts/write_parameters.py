@@ -12,13 +12,15 @@ import textwrap
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from dualfocus_ros.nodes import camera_node, depth_node
+from dualfocus_ros.nodes import camera_node, depth_node, evaluation_node, replay_node
 from dualfocus_ros.nodes.base import NodeConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 NODES = {
     "camera": (camera_node, "Parameters of the camera node (executable camera_node)"),
     "depth": (depth_node, "Parameters of the depth node (executable depth_node)"),
+    "replay": (replay_node, "Parameters of the replay node (executable replay_node)"),
+    "evaluation": (evaluation_node, "Parameters of the evaluation node (executable evaluation_node)"),
 }
 
 

@@ -174,7 +174,7 @@ def loaded_by(statement: str, watched: list[str]) -> list[str]:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("rclpy") is None, reason="rclpy is not installed")
-@pytest.mark.parametrize("node", ["depth_node", "camera_node"])
+@pytest.mark.parametrize("node", ["depth_node", "camera_node", "replay_node"])
 def test_nodes_load_no_learning_framework_and_no_plotting(node: str) -> None:
     heavy = ["torch", "tensorrt", "onnxruntime", "onnx", "matplotlib", "scipy"]
     # numpy is watched to see that the watching works.

@@ -80,7 +80,7 @@ def test_executables_exist(monkeypatch: pytest.MonkeyPatch) -> None:
         tree = ast.parse((ROOT / (module.replace(".", "/") + ".py")).read_text())
         assert function in {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}
         names.add(name)
-    assert names == {"camera_node", "depth_node", "dualfocus"}
+    assert names == {"camera_node", "depth_node", "evaluation_node", "replay_node", "dualfocus"}
 
 
 def test_one_version_and_licence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,7 +150,7 @@ def _check_comparable(evaluations: Sequence[Evaluation]) -> None:
 
 def _cells(group: GroupResult) -> list[str]:
     values = [format(getattr(group.metrics, field), spec) for _, field, spec in COLUMNS]
-    return [*values, f"{1e3 * group.runtime_s:.0f}"]
+    return [*values, f"{1e3 * group.runtime_s:.0f}" if math.isfinite(group.runtime_s) else "-"]
 
 
 def _document(evaluation: Evaluation) -> dict[str, Any]:
@@ -163,7 +163,7 @@ def _document(evaluation: Evaluation) -> dict[str, Any]:
             {
                 "path": str(s.path),
                 "family": s.family,
-                "runtime_s": s.runtime_s,
+                "runtime_s": _number(s.runtime_s),
                 **_numbers(s.metrics),
                 "bands": [_numbers(band) for band in s.bands],
             }
@@ -185,11 +185,16 @@ def _ratio_document(evaluation: Evaluation, first: Evaluation) -> dict[str, Any]
 def _group(group: GroupResult) -> dict[str, Any]:
     return {
         "count": group.count,
-        "runtime_s": group.runtime_s,
+        "runtime_s": _number(group.runtime_s),
         **_numbers(group.metrics),
         "bands": [_numbers(band) for band in group.bands],
     }
 
 
 def _numbers(metrics: DepthMetrics | BandScore) -> dict[str, float | None]:
-    return {name: value if math.isfinite(value) else None for name, value in asdict(metrics).items()}
+    return {name: _number(value) for name, value in asdict(metrics).items()}
+
+
+def _number(value: float) -> float | None:
+    """Return a number as JSON can have it: what is not finite is null."""
+    return value if math.isfinite(value) else None

@@ -89,7 +89,7 @@ class ReplayNode(ManagedNode):
         self._bag: Bag | None = None
         self._topics: RecordedTopics | None = None
         self._playhead = Playhead(self._config.rate)
-        self._publishers: dict[str, Any] = {}
+        self._outputs: dict[str, Any] = {}
         self._clock_publisher: Any = None
         self._thread: threading.Thread | None = None
         self._rate = Rate()
@@ -114,7 +114,7 @@ class ReplayNode(ManagedNode):
         self._topics = find_topics(self._bag.topics, self._names)
         for role, (kind, topic) in OUTPUTS.items():
             if getattr(self._topics, role):
-                self._publishers[getattr(self._topics, role)] = self.output(kind, topic)
+                self._outputs[getattr(self._topics, role)] = self.output(kind, topic)
         if config.clock:
             self._clock_publisher = self.create_publisher(Clock, "/clock", CLOCK_QOS)
         parameters.refuse_unknown(self)
@@ -142,7 +142,7 @@ class ReplayNode(ManagedNode):
         """Close the recording."""
         self._resources.close()
         self.destroy_outputs()
-        self._publishers = {}
+        self._outputs = {}
         if self._clock_publisher is not None:
             self.destroy_publisher(self._clock_publisher)
         self._bag = self._clock_publisher = None
@@ -165,7 +165,7 @@ class ReplayNode(ManagedNode):
         """Wait until somebody listens, so that the first sweep is not lost."""
         assert self._topics is not None
         self._state = "waiting for subscribers"
-        wanted = [self._publishers[n] for n in (self._topics.lens, self._topics.camera_info, self._topics.image)]
+        wanted = [self._outputs[n] for n in (self._topics.lens, self._topics.camera_info, self._topics.image)]
         left_s = self._config.wait_s
         while left_s > 0.0 and not all(p.get_subscription_count() for p in wanted):
             if not self._playhead.sleep(POLL_S):
@@ -188,7 +188,7 @@ class ReplayNode(ManagedNode):
                 if not self._playhead.wait_for(message.stamp_ns, CLOCK_STEP_S):
                     return False
             self._publish_clock(message.stamp_ns)
-            self._publishers[message.topic].publish(message.data)
+            self._outputs[message.topic].publish(message.data)
             self._sent += 1
             self._rate.tick()
         for line in self._bag.damage[told:]:

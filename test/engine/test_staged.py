@@ -39,9 +39,9 @@ class Counted:
         stages: Any = engine._stages
         encode = stages._encode
 
-        def counting(row: int, count: int) -> None:
-            self.rows += range(row, row + count)
-            encode(row, count)
+        def counting(image: np.ndarray, row: int) -> None:
+            self.rows.append(row)
+            encode(image, row)
 
         stages._encode = counting
 

@@ -28,6 +28,7 @@ from dualfocus_ros import messages
 from dualfocus_ros.types import Intrinsics, LensModel, LensState
 
 ROOT = Path(__file__).resolve().parents[2]
+COMMAND = "from dualfocus_ros.cli import main; raise SystemExit(main())"
 EXECUTABLE = "from dualfocus_ros.nodes.executables import {} as f; print('up', flush=True); raise SystemExit(f())"
 # The simulated camera at a quarter of the size and the same field of view, fast to open.
 SMALL: dict[str, Any] = {

@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Round trip: the simulated camera live, recorded, replayed and evaluated gives the same depth and numbers."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+pytest.importorskip("rosbags")
+pytest.importorskip("onnxruntime")
+
+from bag_helpers import IMAGE, INFO, LENS, TRUTH, frames, recorded, write
+from lifecycle_msgs.msg import Transition
+from ros_helpers import (
+    COMMAND,
+    SMALL,
+    START_S,
+    Peer,
+    Processes,
+    by_stamp,
+    chain,
+    plane,
+    stamp_ns,
+    wait_until,
+)
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CameraInfo, Image, JointState
+from std_srvs.srv import SetBool
+
+from dualfocus_ros import decoding
+from dualfocus_ros.bags.library import deserialize
+from dualfocus_ros.bags.reader import Bag
+from dualfocus_ros.cli import main
+
+pytestmark = [pytest.mark.ros, pytest.mark.timeout(180)]
+
+DEPTH = "/dualfocus/depth"
+# Works on slices when they come, live and in a replay, and on whole stacks in `evaluate`.
+ENGINE = {"engine": "onnx"}
+SWEEPS = 6
+
+
+@dataclass
+class Run:
+    """Depth images by stamp, and what the evaluation node wrote."""
+
+    depths: dict[int, np.ndarray]
+    scores: dict[str, Any]
+
+
+@dataclass
+class RoundTrip:
+    """The same frames live, replayed, and the recording of them."""
+
+    bag: Path
+    live: Run
+    replayed: Run
+    recorded: str
+
+
+def _scores(file: Path) -> dict[str, Any]:
+    (evaluation,) = json.loads(file.read_text())["evaluations"]
+    return dict(evaluation)
+
+
+def _depths(got: list[Any]) -> dict[int, np.ndarray]:
+    return {stamp: plane(message) for stamp, message in by_stamp(got).items()}
+
+
+def _live(folder: Path) -> tuple[Run, str]:
+    """Run the camera live while it is recorded; nothing is missed, as the camera starts last."""
+    with chain(folder) as (processes, peer):
+        depths = peer.collect(Image, DEPTH)
+        processes.start("depth_node", ENGINE)
+        evaluation = processes.start("evaluation_node", {"json": str(folder / "live.json")})
+        recorder = processes.run(COMMAND, ["record", str(folder / "bag"), "--topics", DEPTH])
+        camera = processes.start("camera_node", {**SMALL, "sweep.slices": 5, "autostart": False})
+        peer.change_state("/camera", Transition.TRANSITION_CONFIGURE)
+
+        def listened_to() -> bool:
+            # Depth and evaluation take the lens, depth and recorder the image, evaluation and recorder the truth.
+            counts = [peer.node.count_subscribers(t) for t in (IMAGE, INFO, LENS, TRUTH)]
+            return counts == [2, 2, 3, 2] and peer.node.count_subscribers(DEPTH) == 3
+
+        wait_until(lambda: processes.alive() and listened_to(), START_S, "subscribers of the camera")
+        time.sleep(0.5)  # those that the graph knows may still have to find each other
+        peer.change_state("/camera", Transition.TRANSITION_ACTIVATE)
+        wait_until(lambda: processes.alive() and len(depths) >= SWEEPS, 60, lambda: f"depth, {len(depths)} came")
+        camera.signal()
+        camera.wait(10)
+        time.sleep(1.0)  # depth of the last sweep
+        for process in (evaluation, recorder):
+            process.signal()
+            assert process.wait(20) == 0, process.output
+        assert "against true depth" in evaluation.output
+        return Run(_depths(depths), _scores(folder / "live.json")), recorder.output
+
+
+def _replayed(folder: Path) -> Run:
+    with chain(folder) as (processes, peer):
+        depths = peer.collect(Image, DEPTH)
+        processes.start("depth_node", {**ENGINE, "use_sim_time": True})
+        file = folder / "replayed.json"
+        evaluation = processes.start("evaluation_node", {"json": str(file), "use_sim_time": True})
+        wait_until(lambda: peer.node.count_subscribers(DEPTH) == 2, START_S, "the evaluation node")
+        replay = processes.run(COMMAND, ["replay", str(folder / "bag"), "--wait", str(START_S)])
+        assert replay.wait(90) == 0, replay.output
+        evaluation.signal()
+        assert evaluation.wait(20) == 0, evaluation.output
+        return Run(_depths(depths), _scores(file))
+
+
+@pytest.fixture(scope="module")
+def round_trip(tmp_path_factory: pytest.TempPathFactory) -> RoundTrip:
+    folder = tmp_path_factory.mktemp("round_trip")
+    live, output = _live(folder)
+    return RoundTrip(folder / "bag", live, _replayed(folder), output)
+
+
+def test_replay_gives_the_same_depth_as_live(round_trip: RoundTrip) -> None:
+    live, replayed = round_trip.live.depths, round_trip.replayed.depths
+    assert len(live) >= SWEEPS
+    assert sorted(replayed) == sorted(live)
+    for stamp, depth_m in live.items():
+        np.testing.assert_array_equal(replayed[stamp], depth_m)
+
+
+def test_the_recorded_depth_is_the_depth_that_was_heard(round_trip: RoundTrip) -> None:
+    found = {}
+    with Bag(round_trip.bag) as bag:
+        for message in bag.messages([DEPTH]):
+            image = deserialize(message.message_type, message.data)
+            found[decoding.stamp_to_ns(image.header.stamp)] = decoding.depth_from_message(image)
+    assert sorted(found) == sorted(round_trip.live.depths)
+    for stamp, depth_m in found.items():
+        np.testing.assert_array_equal(depth_m, round_trip.live.depths[stamp])
+    assert f"{DEPTH}: {len(found)} messages" in round_trip.recorded
+    assert "lost" not in round_trip.recorded
+
+
+def test_evaluate_gives_the_numbers_of_the_live_evaluation_node(round_trip: RoundTrip, tmp_path: Path) -> None:
+    file = tmp_path / "offline.json"
+    assert main(["evaluate", str(round_trip.bag), "--engine", "onnx", "--json", str(file)]) == 0
+    offline = _scores(file)
+    assert len(offline["stacks"]) == len(round_trip.live.depths)
+    for other in (round_trip.live.scores, round_trip.replayed.scores):
+        assert len(other["stacks"]) == len(offline["stacks"])
+        for mine, theirs in zip(offline["stacks"], other["stacks"], strict=True):
+            for name in ("abs_rel", "rmse_m", "delta1", "bump", "coverage", "sparsification", "bands"):
+                assert mine[name] == theirs[name], name
+        assert other["total"]["abs_rel"] == offline["total"]["abs_rel"]
+    assert 0.0 < offline["total"]["abs_rel"] < 0.2
+
+
+def stamps_of(bag: Path) -> list[int]:
+    """Return the stamps of the images of a recording."""
+    with Bag(bag) as opened:
+        found = [deserialize(m.message_type, m.data) for m in opened.messages([IMAGE])]
+    return [decoding.stamp_to_ns(m.header.stamp) for m in found]
+
+
+@pytest.fixture(scope="module")
+def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recording of 1.2 s, on topics of another camera."""
+    path = tmp_path_factory.mktemp("bag") / "swept"
+    return write(path, recorded(frames(36)), rename=lambda t: t.replace("/camera", "/robot/lens_cam"))
+
+
+class Listener:
+    """Everything that a replay publishes, with the time at which it came."""
+
+    def __init__(self, peer: Peer, prefix: str = "/camera") -> None:
+        self.images: list[Any] = peer.collect(Image, f"{prefix}/image_raw")
+        self.infos: list[Any] = peer.collect(CameraInfo, f"{prefix}/camera_info")
+        self.lenses: list[Any] = peer.collect(JointState, f"{prefix}/lens")
+        self.truths: list[Any] = peer.collect(Image, f"{prefix}/ground_truth/depth")
+        self.clock: list[Any] = peer.collect(Clock, "/clock")
+
+    def clock_ns(self) -> list[int]:
+        return [decoding.stamp_to_ns(m.clock) for m in self.clock]
+
+
+def replay(processes: Processes, bag: Path, *options: str) -> Any:
+    return processes.run(COMMAND, ["replay", str(bag), "--wait", str(START_S), *options])
+
+
+def test_all_messages_come_with_their_own_timing_and_clock(bag: Path, tmp_path: Path) -> None:
+    names = [
+        word
+        for role, topic in (("image", "image_raw"), ("camera-info", "camera_info"), ("lens", "lens"))
+        for word in (f"--{role}-topic", f"/robot/lens_cam/{topic}")
+    ]
+    with chain(tmp_path) as (processes, peer):
+        listener = Listener(peer)
+        process = replay(processes, bag, *names)
+        start = wait_until(lambda: listener.images and time.monotonic(), START_S, "an image")
+        wait_until(lambda: len(listener.images) == 36, 20, lambda: f"all images, {len(listener.images)} came")
+        took_s = time.monotonic() - start
+        assert process.wait(20) == 0, process.output
+        with Bag(bag) as opened:
+            duration_s, start_ns, end_ns = opened.duration_s, opened.start_ns, opened.end_ns
+        assert 0.7 * duration_s < took_s < duration_s + 1.0
+        assert len(listener.infos) == len(listener.lenses) == len(listener.truths) == 36
+        clock = listener.clock_ns()
+        assert clock == sorted(clock)
+        assert start_ns <= clock[0] <= start_ns + 50_000_000
+        assert clock[-1] == end_ns
+        assert max(b - a for a, b in zip(clock, clock[1:], strict=False)) < 200_000_000
+
+
+def test_part_of_a_recording_at_another_rate_on_another_topic(bag: Path, tmp_path: Path) -> None:
+    with chain(tmp_path) as (processes, peer):
+        listener = Listener(peer, "/other")
+        remaps = [
+            word
+            for topic in ("image_raw", "camera_info", "lens")
+            for word in ("--remap", f"camera/{topic}:=/other/{topic}")
+        ]
+        process = replay(processes, bag, "--rate", "4", "--start", "0.4", "--end", "0.8", "--no-clock", *remaps)
+        assert process.wait(40) == 0, process.output
+        with Bag(bag) as opened:
+            inside = [
+                decoding.stamp_to_ns(deserialize(m.message_type, m.data).header.stamp)
+                for m in opened.messages(
+                    ["/robot/lens_cam/image_raw"],
+                    opened.start_ns + 400_000_000,
+                    opened.start_ns + 800_000_000,
+                )
+            ]
+        assert 5 < len(inside) < 31
+        assert [stamp_ns(m) for m in listener.images] == inside
+        assert listener.clock == []
+
+
+def test_pause_loop_and_rate_while_it_plays(bag: Path, tmp_path: Path) -> None:
+    with chain(tmp_path) as (processes, peer):
+        listener = Listener(peer)
+        process = replay(processes, bag, "--loop", "--paused")
+        process.wait_for_output("recording of")
+        time.sleep(1.5)
+        assert listener.images == []
+
+        def pause(value: bool) -> None:
+            answer = peer.call(SetBool, "/replay/pause", SetBool.Request(data=value))
+            assert answer is not None and answer.success
+
+        pause(False)
+        wait_until(lambda: len(listener.images) > 80, 20, "the second round")
+        pause(True)
+        time.sleep(0.3)
+        standing = len(listener.images)
+        time.sleep(1.0)
+        assert len(listener.images) == standing
+        assert "paused" in str(peer.diagnostic("/replay"))
+        stamps = [stamp_ns(m) for m in listener.images]
+        assert stamps[36:72] == stamps[:36] == sorted(stamps[:36])
+        process.signal()
+        assert process.wait(10) == 0, process.output
+
+
+def test_a_replay_that_cannot_start_says_why(bag: Path, tmp_path: Path) -> None:
+    with Processes(tmp_path) as processes:
+        for options, words in (
+            ([str(tmp_path / "none")], ("does not exist",)),
+            (
+                [str(bag), "--lens-topic", "/robot/lens_cam/len"],
+                ("no topic", "did you mean /robot/lens_cam/lens?"),
+            ),
+            ([str(bag), "--image-topic", "/robot/lens_cam/camera_info"], ("expected images", "CameraInfo there")),
+            ([str(bag), "--start", "5"], ("expected start_s before end_s", "s long")),
+        ):
+            process = processes.run(COMMAND, ["replay", *options])
+            assert process.wait(30) == 1, process.output
+            assert len(process.lines("error:", *words)) == 1, process.output
+            assert "Traceback" not in process.output
+
+
+def test_recording_what_nobody_publishes_is_an_error(tmp_path: Path) -> None:
+    with Processes(tmp_path) as processes:
+        process = processes.run(COMMAND, ["record", str(tmp_path / "bag")])
+        time.sleep(3.0)
+        process.signal()
+        assert process.wait(20) == 1, process.output
+        assert process.lines("none came: is the camera running?", "/camera/image_raw")
+
+
+def test_a_topic_of_another_type_is_not_recorded_silently(tmp_path: Path) -> None:
+    with chain(tmp_path) as (processes, peer):
+        peer.node.create_publisher(CameraInfo, IMAGE, 10)
+        process = processes.run(COMMAND, ["record", str(tmp_path / "bag")])
+        assert process.wait(20) == 1, process.output
+        assert process.lines(f"topic {IMAGE}: expected sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo")
