@@ -219,6 +219,13 @@ def load(path: str) -> LaunchDescription:
     return description
 
 
+def arguments(path: Path) -> set[str]:
+    """Return the names of the arguments that a launch file itself declares."""
+    with installed():
+        entities = load(str(path)).entities
+    return {e.name for e in entities if isinstance(e, DeclareLaunchArgument)}
+
+
 def evaluate(path: Path, **arguments: str) -> LaunchContext:
     """Execute a launch file with arguments, as `ros2 launch PACKAGE FILE name:=value ...` does.
 

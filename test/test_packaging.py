@@ -22,6 +22,7 @@ ROSDEP = {
     "tabulate": "python3-tabulate",
     "matplotlib": "python3-matplotlib",
     "onnxruntime": "python3-onnxruntime-pip",
+    "tqdm": "python3-tqdm",
 }
 
 
@@ -69,7 +70,10 @@ def test_setup_covers_every_module_and_runs_under_apt(monkeypatch: pytest.Monkey
     assert given["install_requires"] == ["setuptools"]
     assert "pytest" in " ".join(given["extras_require"]["test"])
     names = {re.split(r"[<>=]", r)[0].lower() for r in given["extras_require"]["runtime"]}
-    assert names == {"numpy", "opencv-python-headless", "pyyaml", "tabulate", "matplotlib", "onnxruntime"}
+    assert names == {
+        *("numpy", "opencv-python-headless", "pyyaml", "tabulate", "matplotlib", "onnxruntime", "tqdm"),
+        *("rosbags", "mcap", "zstandard"),
+    }
 
 
 def test_executables_exist(monkeypatch: pytest.MonkeyPatch) -> None:

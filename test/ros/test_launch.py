@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -26,7 +27,9 @@ pytestmark = pytest.mark.ros
 
 LAUNCH = launch_double.ROOT / "launch"
 DEPTH, CAMERA = LAUNCH / "depth.launch.py", LAUNCH / "camera.launch.py"
+REPLAY = LAUNCH / "replay.launch.py"
 FILES = sorted(LAUNCH.glob("*.launch.py"))
+CAMERA_FILES = [CAMERA, DEPTH]
 
 
 @pytest.fixture
@@ -42,9 +45,18 @@ def _node(context: launch_double.LaunchContext, executable: str) -> launch_doubl
     return node
 
 
+def needed(file: Path, folder: Path) -> dict[str, str]:
+    """Return the arguments without which a launch file does nothing."""
+    return {"bag": str(folder)} if file == REPLAY else {}
+
+
+def test_these_are_all_launch_files() -> None:
+    assert set(FILES) == {*CAMERA_FILES, REPLAY}
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.name)
-def test_every_launch_file_runs_and_describes_its_arguments(file: Path) -> None:
-    context = launch_double.evaluate(file)
+def test_every_launch_file_runs_and_describes_its_arguments(file: Path, tmp_path: Path) -> None:
+    context = launch_double.evaluate(file, **needed(file, tmp_path))
     assert context.nodes
     for argument in context.declared:
         assert len(argument.description) > 10, argument.name
@@ -122,16 +134,24 @@ def test_choices_are_those_of_the_code() -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.name)
-def test_unknown_values_and_names_are_errors(file: Path) -> None:
-    for argument in launch_double.evaluate(file).declared:
-        if argument.choices is not None:
+def test_unknown_values_and_names_are_errors(file: Path, tmp_path: Path) -> None:
+    context = launch_double.evaluate(file, **needed(file, tmp_path))
+    for argument in context.declared:
+        # A file that includes another one declares the arguments of that, too, and hands on what it wants.
+        if argument.choices is not None and argument.name in launch_double.arguments(file):
             with pytest.raises(RuntimeError, match=f'Argument "{argument.name}" provided value "bogus"'):
-                launch_double.evaluate(file, **{argument.name: "bogus"})
+                launch_double.evaluate(file, **{**needed(file, tmp_path), argument.name: "bogus"})
+    with pytest.raises(ParameterError, match="no argument 'log_levl': did you mean 'log_level'"):
+        launch_double.evaluate(file, log_levl="info")
+
+
+@pytest.mark.parametrize("file", CAMERA_FILES, ids=lambda f: f.name)
+def test_unknown_camera_arguments_are_errors(file: Path) -> None:
     with pytest.raises(ParameterError, match="no argument 'camera_parms': did you mean 'camera_params'"):
         launch_double.evaluate(file, camera_parms="x.yaml")
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda f: f.name)
+@pytest.mark.parametrize("file", CAMERA_FILES, ids=lambda f: f.name)
 def test_files_that_do_not_exist_are_errors(file: Path, tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="expected stack:=FOLDER, got none"):
         launch_double.evaluate(file, camera="folder")
@@ -139,6 +159,40 @@ def test_files_that_do_not_exist_are_errors(file: Path, tmp_path: Path) -> None:
         launch_double.evaluate(file, camera="folder", stack=str(tmp_path))
     with pytest.raises(ParameterError, match="expected camera_params:="):
         launch_double.evaluate(file, camera_params=str(tmp_path / "none.yaml"))
+
+
+def test_replay_starts_depth_and_evaluation_in_the_time_of_the_recording(tmp_path: Path) -> None:
+    context = launch_double.evaluate(
+        REPLAY,
+        bag=str(tmp_path),
+        rate="2.5",
+        start="1",
+        loop="true",
+        lens_topic="/robot/lens",
+        engine="classical",
+        namespace="robot",
+        json="out.json",
+    )
+    assert [n.executable for n in context.nodes] == ["depth_node", "evaluation_node", "replay_node"]
+    assert {n.namespace for n in context.nodes} == {"robot"}
+    depth, evaluation, replay = (n.given() for n in context.nodes)
+    assert depth == {"use_sim_time": True, "engine": "classical"}
+    assert evaluation == {"use_sim_time": True, "json": "out.json"}
+    expected = {"bag": str(tmp_path), "rate": 2.5, "start_s": 1.0, "end_s": 0.0, "loop": True, "paused": False}
+    assert expected.items() <= replay.items()
+    assert replay["lens_topic"] == "/robot/lens"
+    assert "use_sim_time" not in replay
+    without = launch_double.evaluate(REPLAY, bag=str(tmp_path), evaluate="false")
+    assert [n.executable for n in without.nodes] == ["depth_node", "replay_node"]
+
+
+def test_replay_of_nothing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="expected bag:=PATH"):
+        launch_double.evaluate(REPLAY)
+    with pytest.raises(ParameterError, match="no such file or folder"):
+        launch_double.evaluate(REPLAY, bag=str(tmp_path / "none"))
+    with pytest.raises(ParameterError, match="expected rate:= to be a number, got 'fast'"):
+        launch_double.evaluate(REPLAY, bag=str(tmp_path), rate="fast")
 
 
 def test_dds_profile_is_set_unless_the_user_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,6 +287,28 @@ def test_depth_arrives_from_the_launched_nodes(tmp_path: Path, small_camera: str
     assert [p.returncode for p in processes] == [0, 0]
     for log in tmp_path.glob("*.log"):
         assert "Traceback" not in log.read_text()
+
+
+@pytest.mark.timeout(120)
+def test_a_recording_is_replayed_and_evaluated_by_the_launched_nodes(tmp_path: Path) -> None:
+    pytest.importorskip("rosbags")
+    from bag_helpers import frames, recorded, write
+
+    bag = write(tmp_path / "bag", recorded(frames(60, width=160, slices=5)))
+    file = tmp_path / "scores.json"
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    context = launch_double.evaluate(REPLAY, bag=str(bag), engine="classical", json=str(file))
+    with launch_double.started(context, logs) as processes:
+        code = processes[-1].wait(60)
+    text = "\n".join(p.read_text() for p in logs.glob("*.log"))
+    assert code == 0, text
+    assert [p.returncode for p in processes] == [0, 0, 0], text
+    assert "Traceback" not in text
+    assert "against true depth" in (logs / "evaluation.log").read_text()
+    (found,) = json.loads(file.read_text())["evaluations"]
+    assert len(found["stacks"]) >= 5
+    assert found["total"]["abs_rel"] < 0.15
 
 
 def _real_launch() -> bool:

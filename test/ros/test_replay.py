@@ -170,7 +170,7 @@ def stamps_of(bag: Path) -> list[int]:
 def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recording of 1.2 s, on topics of another camera."""
     path = tmp_path_factory.mktemp("bag") / "swept"
-    return write(path, recorded(frames(36)), rename=lambda t: t.replace("/camera", "/robot/lens_cam"))
+    return write(path, recorded(frames(36)), rename=lambda t: "/robot/lens_cam" + t.removeprefix("/camera"))
 
 
 class Listener:
