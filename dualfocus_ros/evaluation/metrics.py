@@ -160,17 +160,29 @@ def bump(error_m: npt.NDArray[np.float64], valid: Mask) -> float:
     return float(100.0 * np.mean(np.minimum(norm[inner], BUMP_CLIP))) if inner.any() else float("nan")
 
 
-def sparsification(error: npt.NDArray[np.float64], trust: npt.NDArray[np.float64]) -> float:
-    """Return the area under the sparsification curve over that of random dropping (the mean error).
+def sparsification_curve(
+    error: npt.NDArray[np.float64], trust: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Return the mean error of the most trusted 1 %, 2 % ... 100 % of the pixels: (SPARSIFICATION_STEPS,).
 
-    The curve is the mean error of the most trusted 1 %, 2 % ... 100 % of the pixels.
+    Args:
+        error: (K,) at least 0; K at least 1.
+        trust: (K,) higher means smaller error; minus the error itself gives the best curve that there can be.
+    """
+    running = np.cumsum(error[np.argsort(-trust, kind="stable")]) / np.arange(1, error.size + 1)
+    # Rounded up, in whole numbers.
+    kept = -(-np.arange(1, SPARSIFICATION_STEPS + 1) * error.size // SPARSIFICATION_STEPS)
+    curve: npt.NDArray[np.float64] = running[kept - 1]
+    return curve
+
+
+def sparsification(error: npt.NDArray[np.float64], trust: npt.NDArray[np.float64]) -> float:
+    """Return the area under `sparsification_curve` over that of random dropping (the mean error).
 
     Args:
         error: (K,) at least 0.
         trust: (K,) higher means smaller error.
     """
-    running = np.cumsum(error[np.argsort(-trust, kind="stable")]) / np.arange(1, error.size + 1)
-    # Rounded up, in whole numbers.
-    kept = -(-np.arange(1, SPARSIFICATION_STEPS + 1) * error.size // SPARSIFICATION_STEPS)
-    total = float(running[-1])
-    return float(np.mean(running[kept - 1])) / total if total > 0.0 else 0.0
+    curve = sparsification_curve(error, trust)
+    total = float(curve[-1])
+    return float(np.mean(curve)) / total if total > 0.0 else 0.0

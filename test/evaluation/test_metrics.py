@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from dualfocus_ros.errors import EvaluationError
-from dualfocus_ros.evaluation.metrics import DepthMetrics, bump, fill_nearest, score, sparsification, valid_mask
+from dualfocus_ros.evaluation.metrics import (
+    DepthMetrics,
+    bump,
+    fill_nearest,
+    score,
+    sparsification,
+    sparsification_curve,
+    valid_mask,
+)
 
 RANGE_M = (0.5, 10.0)
 
@@ -122,3 +130,12 @@ def test_mean_over_stacks() -> None:
 def test_what_cannot_be_scored(estimate, truth, confidence, expected: str) -> None:
     with pytest.raises(EvaluationError, match=expected):
         score(estimate, truth, RANGE_M, confidence)
+
+
+def test_sparsification_curve_by_hand() -> None:
+    error = np.repeat([0.0, 1.0], 50)
+    curve = sparsification_curve(error, -error)
+    assert curve == pytest.approx([max(0, k - 50) / k for k in range(1, 101)])
+    # 3 pixels: each hundredth takes one more as soon as it has begun.
+    few = sparsification_curve(np.array([3.0, 6.0, 0.0]), np.array([1.0, 2.0, 3.0]))
+    assert few[[0, 32, 33, 65, 66, 99]] == pytest.approx([0, 0, 3, 3, 3, 3])
