@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,26 +15,18 @@ from tabulate import tabulate
 
 from dualfocus_ros.errors import EvaluationError
 from dualfocus_ros.evaluation.bands import BandScore
+from dualfocus_ros.evaluation.columns import LOOKS, RUNTIME, SCORES
 from dualfocus_ros.evaluation.metrics import DepthMetrics
-from dualfocus_ros.evaluation.results import Evaluation, GroupResult
+from dualfocus_ros.evaluation.plausibility import Plausibility
+from dualfocus_ros.evaluation.results import Evaluation, GroupResult, StackLook
 
-# Column title (with unit), field of DepthMetrics, format.
-COLUMNS = (
-    ("MSE m2", "mse_m2", ".4f"),
-    ("RMSE m", "rmse_m", ".4f"),
-    ("log RMSE", "log_rmse", ".4f"),
-    ("AbsRel", "abs_rel", ".4f"),
-    ("SqRel m", "sq_rel_m", ".4f"),
-    ("delta1", "delta1", ".4f"),
-    ("delta2", "delta2", ".4f"),
-    ("delta3", "delta3", ".4f"),
-    ("Bump", "bump", ".3f"),
-    ("coverage", "coverage", ".3f"),
-    ("sparsif.", "sparsification", ".3f"),
-)
 LEGEND = (
     "Mean over the stacks of each row. Bump: 100 x clipped Hessian norm of the error. sparsif.: how well the "
     "confidence sorts the error, 1 = not at all, lower is better. ms: median time of alignment + engine."
+)
+LOOK_LEGEND = (
+    "Without ground truth, none of these is an error. instability: median relative change from the stack before, "
+    "with what moved. plane residual, share: of the largest plane. ms: median time of alignment + engine."
 )
 # Where smaller is better: what is worth a ratio. Column title, field of DepthMetrics or `runtime_s`.
 RATIO_COLUMNS = (
@@ -50,20 +43,85 @@ RATIO_COLUMNS = (
 def text_table(evaluations: Sequence[Evaluation]) -> str:
     """Return a table with a row per family and engine, and the total; engines side by side per family.
 
-    More than one engine: a second table has each number of the others, divided by that of the first.
+    More than one engine: a second table has each number of the others, divided by that of the first. Where it was
+    asked what can be said without ground truth, `look_table` follows, or is all there is.
 
     Raises:
-        EvaluationError: if there is no evaluation, or they are not of the same stacks.
+        EvaluationError: if there is no evaluation, nothing in it, or they are not of the same stacks.
     """
-    _check_comparable(evaluations)
+    check_comparable(evaluations)
+    parts = [_score_table(evaluations)] if evaluations[0].stacks else []
+    if any(e.looks for e in evaluations):
+        parts.append(look_table(evaluations))
+    if not parts:
+        raise EvaluationError("expected at least one stack that gave a depth to report, got none")
+    return "\n\n".join(parts)
+
+
+def _score_table(evaluations: Sequence[Evaluation]) -> str:
     groups = [(e.engine, [*e.families(), e.total()]) for e in evaluations]
     rows = []
     for i in range(len(groups[0][1])):
         for engine, results in groups:
             rows.append([f"{results[i].name} ({results[i].count})", engine, *_cells(results[i])])
-    headers = ["stacks", "engine", *(title for title, _, _ in COLUMNS), "ms"]
-    table: str = tabulate(rows, headers, tablefmt="github", disable_numparse=True, stralign="right")
+    table = _table(rows, ["stacks", "engine", *(c.title for c in SCORES), RUNTIME.title])
     return f"{table}\n\n{LEGEND}" + (f"\n\n{_ratio_table(evaluations)}" if len(evaluations) > 1 else "")
+
+
+def look_table(evaluations: Sequence[Evaluation]) -> str:
+    """Return a table of what can be said without ground truth: a row per family and engine, and the total.
+
+    Raises:
+        EvaluationError: if that was not asked for.
+    """
+    names = dict.fromkeys(look.family for e in evaluations for look in e.looks)
+    if not names:
+        raise EvaluationError("expected evaluations that say what can be said without ground truth, got none")
+    rows = []
+    for name in (*names, None):
+        for evaluation in evaluations:
+            looks = [look for look in evaluation.looks if name in (look.family, None)]
+            if looks:
+                mean, runtime_s = mean_look(looks)
+                cells = [c.format(getattr(mean, c.key)) for c in LOOKS]
+                group = f"{'total' if name is None else name} ({len(looks)})"
+                rows.append([group, evaluation.engine, *cells, RUNTIME.format(runtime_s)])
+    table = _table(rows, ["stacks", "engine", *(c.title for c in LOOKS), RUNTIME.title])
+    return f"{table}\n\n{LOOK_LEGEND}"
+
+
+def mean_look(looks: Sequence[StackLook]) -> tuple[Plausibility, float]:
+    """Return the mean over stacks, at least one, and their median runtime in seconds."""
+    return Plausibility.mean([look.plausibility for look in looks]), statistics.median(s.runtime_s for s in looks)
+
+
+def remarks(evaluations: Sequence[Evaluation]) -> str:
+    """Return what else is to be known: notes, what was read and left out, what failed and why; a line each.
+
+    A line that does not hold for all engines names those it holds for. Empty where all stacks were scored and nothing is wrong.
+    """
+    said: dict[str, list[str]] = {}
+    for e in evaluations:
+        lines = list(e.notes)
+        if e.counts:
+            lines.append(", ".join(f"{count} {name}" for name, count in e.counts.items()))
+        if e.without_truth:
+            lines.append(f"{len(e.without_truth)} stacks without ground truth")
+        for reason, paths in reasons(e).items():
+            others = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+            lines.append(f"no depth of {paths[0]}{others}: {reason}")
+        for line in lines:
+            said.setdefault(line, []).append(e.engine)
+    everyone = len(evaluations)
+    return "\n".join(f"{', '.join(who)}: {line}" if len(who) < everyone else line for line, who in said.items())
+
+
+def reasons(evaluation: Evaluation) -> dict[str, list[Path]]:
+    """Return the stacks that gave no depth, by the reason, in order of first appearance."""
+    found: dict[str, list[Path]] = {}
+    for path, reason in evaluation.failures:
+        found.setdefault(reason, []).append(path)
+    return found
 
 
 def band_table(evaluations: Sequence[Evaluation]) -> str:
@@ -72,7 +130,7 @@ def band_table(evaluations: Sequence[Evaluation]) -> str:
     Raises:
         EvaluationError: as `text_table`.
     """
-    _check_comparable(evaluations)
+    check_comparable(evaluations)
     rows = []
     for i, family in enumerate(evaluations[0].families()):
         for band, score in enumerate(family.bands):
@@ -80,8 +138,13 @@ def band_table(evaluations: Sequence[Evaluation]) -> str:
             cells = [f"{s.abs_rel:.4f} ({s.bias:+.3f})" if s.pixels else "-" for s in scores]
             rows.append([family.name, f"{score.near_m:.2f} - {score.far_m:.2f}", score.pixels, *cells])
     headers = ["stacks", "true depth m", "pixels", *(e.engine for e in evaluations)]
-    table: str = tabulate(rows, headers, tablefmt="github", disable_numparse=True, stralign="right")
+    table = _table(rows, headers)
     return f"{table}\n\nAbsRel and, in brackets, mean of error / truth: below 0, depth comes out too near."
+
+
+def _table(rows: list[list[Any]], headers: list[str]) -> str:
+    table: str = tabulate(rows, headers, tablefmt="github", disable_numparse=True, stralign="right")
+    return table
 
 
 def _ratio_table(evaluations: Sequence[Evaluation]) -> str:
@@ -89,22 +152,22 @@ def _ratio_table(evaluations: Sequence[Evaluation]) -> str:
     rows = []
     for i, base in enumerate([*first.families(), first.total()]):
         for other in others:
-            ratios = _ratios([*other.families(), other.total()][i], base)
-            cells = ["-" if r is None else f"{r:.2f}" for r in ratios.values()]
+            found = ratios([*other.families(), other.total()][i], base)
+            cells = ["-" if r is None else f"{r:.2f}" for r in found.values()]
             rows.append([f"{base.name} ({base.count})", f"{other.engine} / {first.engine}", *cells])
     headers = ["stacks", "ratio", *(title for title, _ in RATIO_COLUMNS)]
-    table: str = tabulate(rows, headers, tablefmt="github", disable_numparse=True, stralign="right")
+    table = _table(rows, headers)
     return f"{table}\n\nRatios to {first.engine}: below 1 is a smaller error or a shorter time."
 
 
-def _ratios(group: GroupResult, base: GroupResult) -> dict[str, float | None]:
+def ratios(group: GroupResult, base: GroupResult) -> dict[str, float | None]:
     """Return each number of `RATIO_COLUMNS` divided by that of `base`; None where that does not exist."""
-    ratios: dict[str, float | None] = {}
+    found: dict[str, float | None] = {}
     for _, field in RATIO_COLUMNS:
         top, bottom = (g.runtime_s if field == "runtime_s" else getattr(g.metrics, field) for g in (group, base))
         ratio = top / bottom if bottom else math.nan
-        ratios[field] = ratio if math.isfinite(ratio) else None
-    return ratios
+        found[field] = ratio if math.isfinite(ratio) else None
+    return found
 
 
 def as_json(evaluations: Sequence[Evaluation]) -> str:
@@ -115,9 +178,9 @@ def as_json(evaluations: Sequence[Evaluation]) -> str:
     Raises:
         EvaluationError: as `text_table`.
     """
-    _check_comparable(evaluations)
+    check_comparable(evaluations)
     document: dict[str, Any] = {"evaluations": [_document(e) for e in evaluations]}
-    if len(evaluations) > 1:
+    if len(evaluations) > 1 and evaluations[0].stacks:
         document["ratios_to_first"] = {e.engine: _ratio_document(e, evaluations[0]) for e in evaluations[1:]}
     return json.dumps(document, indent=1, allow_nan=False) + "\n"
 
@@ -136,7 +199,8 @@ def write_json(path: str | Path, evaluations: Sequence[Evaluation]) -> None:
         raise EvaluationError(f"cannot write {path}: {error.strerror}; check path and permissions") from error
 
 
-def _check_comparable(evaluations: Sequence[Evaluation]) -> None:
+def check_comparable(evaluations: Sequence[Evaluation]) -> None:
+    """Raise EvaluationError if there is no evaluation, or they are not of the same stacks."""
     if not evaluations:
         raise EvaluationError("expected at least one evaluation to report, got none")
     first = [s.path for s in evaluations[0].stacks]
@@ -149,16 +213,16 @@ def _check_comparable(evaluations: Sequence[Evaluation]) -> None:
 
 
 def _cells(group: GroupResult) -> list[str]:
-    values = [format(getattr(group.metrics, field), spec) for _, field, spec in COLUMNS]
-    return [*values, f"{1e3 * group.runtime_s:.0f}" if math.isfinite(group.runtime_s) else "-"]
+    return [*(c.format(getattr(group.metrics, c.key)) for c in SCORES), RUNTIME.format(group.runtime_s)]
 
 
 def _document(evaluation: Evaluation) -> dict[str, Any]:
+    e = evaluation
     return {
-        "engine": evaluation.engine,
-        "device": evaluation.device,
-        "total": _group(evaluation.total()),
-        "families": {g.name: _group(g) for g in evaluation.families()},
+        "engine": e.engine,
+        "device": e.device,
+        "total": _group(e.total()) if e.stacks else None,
+        "families": {g.name: _group(g) for g in e.families()},
         "stacks": [
             {
                 "path": str(s.path),
@@ -167,9 +231,19 @@ def _document(evaluation: Evaluation) -> dict[str, Any]:
                 **_numbers(s.metrics),
                 "bands": [_numbers(band) for band in s.bands],
             }
-            for s in evaluation.stacks
+            for s in e.stacks
         ],
-        "without_truth": [str(p) for p in evaluation.without_truth],
+        "without_truth": [str(p) for p in e.without_truth],
+        "looks": [
+            {"path": str(s.path), "family": s.family, "runtime_s": s.runtime_s, **_numbers(s.plausibility)}
+            for s in e.looks
+        ],
+        "failures": [{"path": str(path), "reason": reason} for path, reason in e.failures],
+        "notes": list(e.notes),
+        "counts": dict(e.counts),
+        "elapsed_s": e.elapsed_s,
+        "engine_s": e.engine_s,
+        "align_s": e.align_s,
     }
 
 
@@ -177,8 +251,8 @@ def _ratio_document(evaluation: Evaluation, first: Evaluation) -> dict[str, Any]
     pairs = zip(evaluation.families(), first.families(), strict=True)
     return {
         "first": first.engine,
-        "total": _ratios(evaluation.total(), first.total()),
-        "families": {group.name: _ratios(group, base) for group, base in pairs},
+        "total": ratios(evaluation.total(), first.total()),
+        "families": {group.name: ratios(group, base) for group, base in pairs},
     }
 
 
@@ -191,7 +265,7 @@ def _group(group: GroupResult) -> dict[str, Any]:
     }
 
 
-def _numbers(metrics: DepthMetrics | BandScore) -> dict[str, float | None]:
+def _numbers(metrics: DepthMetrics | BandScore | Plausibility) -> dict[str, float | None]:
     return {name: _number(value) for name, value in asdict(metrics).items()}
 
 
