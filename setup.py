@@ -28,6 +28,7 @@ setup(
     name=PACKAGE,
     version="0.1.0",
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
+    package_data={f"{PACKAGE}.evaluation": ["*.j2", "*.css"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (str(SHARE), ["package.xml"]),
@@ -45,6 +46,8 @@ setup(
             "PyYAML>=5.4",
             "tabulate>=0.8",
             "matplotlib>=3.5",
+            "scipy>=1.8",
+            "Jinja2>=3.0",
             "onnxruntime>=1.17",
             "tqdm>=4.60",
             # Recordings: rosbags reads and writes them, mcap (with zstandard) reads damaged ones.

@@ -21,6 +21,8 @@ ROSDEP = {
     "yaml": "python3-yaml",
     "tabulate": "python3-tabulate",
     "matplotlib": "python3-matplotlib",
+    "scipy": "python3-scipy",
+    "jinja2": "python3-jinja2",
     "onnxruntime": "python3-onnxruntime-pip",
     "tqdm": "python3-tqdm",
 }
@@ -71,7 +73,8 @@ def test_setup_covers_every_module_and_runs_under_apt(monkeypatch: pytest.Monkey
     assert "pytest" in " ".join(given["extras_require"]["test"])
     names = {re.split(r"[<>=]", r)[0].lower() for r in given["extras_require"]["runtime"]}
     assert names == {
-        *("numpy", "opencv-python-headless", "pyyaml", "tabulate", "matplotlib", "onnxruntime", "tqdm"),
+        *("numpy", "opencv-python-headless", "pyyaml", "tabulate", "tqdm", "scipy", "onnxruntime"),
+        *("matplotlib", "jinja2"),
         *("rosbags", "mcap", "zstandard"),
     }
 
