@@ -23,6 +23,7 @@ COMMANDS = (
     "evaluate",
     "record",
     "replay",
+    "compare",
     "demo",
     "doctor",
     "benchmark",

@@ -98,7 +98,7 @@ def mean_look(looks: Sequence[StackLook]) -> tuple[Plausibility, float]:
 def remarks(evaluations: Sequence[Evaluation]) -> str:
     """Return what else is to be known: notes, what was read and left out, what failed and why; a line each.
 
-    A line that does not hold for all engines names those it holds for. Empty where all stacks were scored and nothing is wrong.
+    A line that does not hold for all engines names those it holds for. Empty where nothing is to be said.
     """
     said: dict[str, list[str]] = {}
     for e in evaluations:
