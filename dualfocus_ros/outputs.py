@@ -19,6 +19,7 @@ from dualfocus_ros.types import DepthEstimate, FloatImage
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
 DEPTH_COLOURS = "turbo_r"  # near is warm, far is cold
@@ -156,23 +157,33 @@ def _decorate(axes: Axes, title: str) -> None:
 
 def _draw_depth(figure: Figure, axes: Axes, depth_m: FloatImage, truth_m: FloatImage | None) -> None:
     from matplotlib import colormaps
+
+    norm, ticks = depth_scale(depth_m if truth_m is None else truth_m)
+    colours = colormaps[DEPTH_COLOURS].with_extremes(bad=HOLE_COLOUR)
+    shown = np.ma.masked_invalid(depth_m)
+    picture = axes.imshow(shown, cmap=colours, norm=norm, interpolation="nearest")
+    _decorate(axes, "depth")
+    bar = figure.colorbar(picture, ax=axes, ticks=ticks, shrink=0.95)
+    bar.minorticks_off()
+    bar.ax.set_yticklabels([f"{t:.3g} m" for t in ticks], fontsize=8)
+
+
+def depth_scale(depth_m: FloatImage) -> tuple[Normalize, list[float]]:
+    """Return the scale that depth is shown on: a matplotlib norm from metres to 0..1, and round distances on it.
+
+    Args:
+        depth_m: (H, W) metres, of what decides: the truth where it is known; may be without any estimate.
+    """
     from matplotlib.colors import FuncNorm, LogNorm, Normalize
 
-    low_m, high_m = _shown_range_m(depth_m if truth_m is None else truth_m)
+    low_m, high_m = _shown_range_m(depth_m)
     ratio = high_m / low_m
     norm = Normalize(low_m, high_m)
     if ratio > DIOPTRE_SCALE_RATIO:  # what a lens resolves: even steps of dioptres
         norm = FuncNorm((_reciprocal, _reciprocal), low_m, high_m)
     elif ratio > LOG_SCALE_RATIO:
         norm = LogNorm(low_m, high_m)
-    colours = colormaps[DEPTH_COLOURS].with_extremes(bad=HOLE_COLOUR)
-    shown = np.ma.masked_invalid(depth_m)
-    picture = axes.imshow(shown, cmap=colours, norm=norm, interpolation="nearest")
-    _decorate(axes, "depth")
-    ticks = _round_ticks(low_m, high_m, norm)
-    bar = figure.colorbar(picture, ax=axes, ticks=ticks, shrink=0.95)
-    bar.minorticks_off()
-    bar.ax.set_yticklabels([f"{t:.3g} m" for t in ticks], fontsize=8)
+    return norm, _round_ticks(low_m, high_m, norm)
 
 
 def _draw_error(figure: Figure, axes: Axes, depth_m: FloatImage, truth_m: FloatImage) -> None:
