@@ -48,9 +48,9 @@ SCORES = (
     Column("log_rmse", "log RMSE", "log RMSE", "", "lower", ".4f", "root mean squared difference of logarithms"),
     Column("abs_rel", "AbsRel", "AbsRel", "", "lower", ".4f", "mean of |error| / truth"),
     Column("sq_rel_m", "SqRel m", "SqRel", "m", "lower", ".4f", "mean of error² / truth"),
-    Column("delta1", "delta1", "δ1", "", "higher", ".4f", "share of the pixels within a factor of 1.25"),
-    Column("delta2", "delta2", "δ2", "", "higher", ".4f", "share of the pixels within a factor of 1.25²"),
-    Column("delta3", "delta3", "δ3", "", "higher", ".4f", "share of the pixels within a factor of 1.25³"),
+    Column("delta1", "delta1", "δ₁", "", "higher", ".4f", "share of the pixels within a factor of 1.25"),
+    Column("delta2", "delta2", "δ₂", "", "higher", ".4f", "share of the pixels within a factor of 1.25²"),
+    Column("delta3", "delta3", "δ₃", "", "higher", ".4f", "share of the pixels within a factor of 1.25³"),
     Column("bump", "Bump", "Bump", "", "lower", ".3f", "100 × clipped norm of the Hessian of the error"),
     Column("coverage", "coverage", "coverage", "", "higher", ".3f", "share of the pixels that have an estimate"),
     Column(
