@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import re
 import runpy
+import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -77,6 +78,18 @@ def test_setup_covers_every_module_and_runs_under_apt(monkeypatch: pytest.Monkey
         *("matplotlib", "jinja2"),
         *("rosbags", "mcap", "zstandard"),
     }
+
+
+def test_a_build_has_the_templates_beside_the_code(tmp_path: Path) -> None:
+    command = ["egg_info", "--egg-base", str(tmp_path), "build_py", "--build-lib", str(tmp_path / "lib")]
+    done = subprocess.run(
+        [sys.executable, "setup.py", "-q", *command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    inside = Path("dualfocus_ros") / "evaluation"
+    built = {p.name for p in (tmp_path / "lib" / inside).iterdir()}
+    assert {p.name for p in (ROOT / inside).iterdir() if p.is_file()} == built
+    assert {"report.html.j2", "report_parts.html.j2", "report.css"} <= built
 
 
 def test_executables_exist(monkeypatch: pytest.MonkeyPatch) -> None:
