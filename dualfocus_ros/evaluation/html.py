@@ -298,8 +298,8 @@ def _remarks(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
         entries: list[tuple[str, tuple[str, ...]]] = [(note, ()) for note in e.notes]
         if e.counts:
             entries.append((", ".join(f"{count} {name}" for name, count in e.counts.items()), ()))
-        if e.without_truth:
-            entries.append(("stacks without ground truth", tuple(map(str, e.without_truth))))
+        if e.without_truth and e.stacks:
+            entries.append(("not scored, as there is no ground truth", tuple(map(str, e.without_truth))))
         entries += [(f"no depth: {reason}", tuple(map(str, paths))) for reason, paths in reasons(e).items()]
         for entry in entries:
             said.setdefault(entry, []).append(e.engine)

@@ -133,6 +133,21 @@ def test_without_truth_there_is_no_error(tmp_path: Path) -> None:
         assert [float(v) if v else None for _, v in cells[:-1]] == [look[c.key] for c in LOOKS]
 
 
+def test_a_stack_without_any_estimate_is_the_worst(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from dualfocus_ros.evaluation.plausibility import look_at
+
+    observations = errors(3, truth=False, look=True)
+    empty = observation("first", "data/a/9", 0.1, truth=False, look=True)
+    assert empty.look is not None
+    estimate = replace(empty.estimate, depth_m=np.full(SHAPE, np.nan, np.float32))
+    look = replace(empty.look, plausibility=look_at(estimate))
+    page = written(tmp_path / "r.html", [*observations, replace(empty, estimate=estimate, look=look)])
+    assert page.alts("Depth estimate")[0] == "Depth estimate of a/9 by first"
+    assert len(page.charts) == 3 * 4
+
+
 def test_truth_and_looks_together(tmp_path: Path) -> None:
     page = written(tmp_path / "r.html", errors(3, look=True))
     assert {"scores", "looks"} <= set(page.tables)
@@ -166,7 +181,7 @@ def test_notes_failures_counts_and_time(tmp_path: Path) -> None:
     )
     report.write(tmp_path / "r.html", [made])
     text = " ".join(read(tmp_path / "r.html").text.split())
-    for part in ("no lens", "7 frames", "2 × no depth: it moved", "d/8, d/9", "first: 4.0 s"):
+    for part in ("no lens", "7 frames", "no depth: it moved (2 stacks)", "d/8, d/9", "first: 4.0 s"):
         assert part in text, part
     assert "engine 1.0 s" in text and "alignment 0.5 s" in text and "rest 2.5 s" in text
 
