@@ -96,7 +96,7 @@ class HtmlReport:
         names = short_names(path for e in evaluations for path in _paths(e))
         stack_tables = [html_tables.stack_table("stacks", evaluations, names)] if scored else []
         if looked:
-            stack_tables.append(html_tables.stack_table("looks", evaluations, names, looks=True))
+            stack_tables.append(html_tables.stack_table("looked", evaluations, names, looks=True))
         return {
             "title": self._title,
             "lead": _lead(evaluations),
