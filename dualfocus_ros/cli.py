@@ -21,9 +21,9 @@ from dualfocus_ros.errors import DualFocusError
 COMMANDS = (
     "infer",
     "evaluate",
+    "compare",
     "record",
     "replay",
-    "compare",
     "demo",
     "doctor",
     "benchmark",

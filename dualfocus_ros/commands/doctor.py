@@ -54,6 +54,7 @@ def examine() -> list[Finding]:
     for check in (
         _python,
         _libraries,
+        _recordings,
         _files,
         _ros,
         _messages,
@@ -90,11 +91,27 @@ def _libraries() -> Iterator[Finding]:
         ("yaml", "python3-yaml", True),
         ("tabulate", "python3-tabulate", True),
         ("matplotlib", "python3-matplotlib", True),
+        ("tqdm", "python3-tqdm", False),
+        ("scipy", "python3-scipy", False),
+        ("jinja2", "python3-jinja2", False),
     ):
         if importlib.util.find_spec(module) is None:
             yield Finding(module, MISSING if needed else OPTIONAL, f"not installed: apt install {package}, or pip")
         else:
             yield Finding(module, OK, str(getattr(importlib.import_module(module), "__version__", "")))
+
+
+def _recordings() -> Iterator[Finding]:
+    import importlib.metadata as metadata
+
+    missing = [p for p in ("rosbags", "mcap", "zstandard") if importlib.util.find_spec(p) is None]
+    if missing:
+        text = (
+            f"not installed, record, replay and evaluate of recordings cannot run: pip install {' '.join(missing)}"
+        )
+        yield Finding("recordings", OPTIONAL, text)
+    else:
+        yield Finding("recordings", OK, f"rosbags {metadata.version('rosbags')}, mcap {metadata.version('mcap')}")
 
 
 def _files() -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from dualfocus_ros.commands import DEFAULT_ENGINE, add_engines_arguments, add_re
 
 if TYPE_CHECKING:
     from dualfocus_ros.engine.base import DepthEngine
+    from dualfocus_ros.evaluation.html import HtmlReport
     from dualfocus_ros.evaluation.results import Evaluation, Observation
     from dualfocus_ros.evaluation.settings import Settings
     from dualfocus_ros.evaluation.source import OpenSource
@@ -42,6 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_residual_argument(parser, default=None)
     parser.add_argument("--bands", action="store_true", help="also show the errors by distance")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every number, per stack, as JSON")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="also write a report with pictures, one page")
+    parser.add_argument("--pictures", type=int, default=6, metavar="N", help="stacks that the report shows")
     _add_bag_arguments(parser.add_argument_group("recordings"))
 
 
@@ -70,25 +73,40 @@ def run(args: argparse.Namespace) -> int:
     import sys
 
     from dualfocus_ros.engine.pick import describe
-    from dualfocus_ros.evaluation.report import band_table, text_table, write_json
+    from dualfocus_ros.evaluation.html import HtmlReport
+    from dualfocus_ros.evaluation.report import band_table, remarks, text_table, write_json
+    from dualfocus_ros.evaluation.results import in_common
     from dualfocus_ros.evaluation.settings import read_settings
 
     settings = read_settings(args.params, args.assignments)
     asked = args.engine or [settings.engine or DEFAULT_ENGINE]
+    report = HtmlReport(f"Depth of {args.source.name}", args.pictures) if args.html is not None else None
     evaluations = []
     for name, engine in _engines(asked, args.model or settings.model):
         with _opened(args, settings) as source, engine:
             print(describe(engine, name), file=sys.stderr, flush=True)
-            evaluations.append(_evaluate(engine, source, args, settings))
+            evaluations.append(_evaluate(engine, source, args, settings, report))
+    evaluations = in_common(evaluations)
+    # Files first: whoever reads the table may stop reading.
     if args.json is not None:
-        write_json(args.json, evaluations)  # first: whoever reads the table may stop reading
+        write_json(args.json, evaluations)
+    if report is not None:
+        report.write(args.html, evaluations, _settings_in_words(args, settings))
     print(text_table(evaluations))
-    if args.bands:
+    if args.bands and evaluations[0].stacks:
         print(f"\n{band_table(evaluations)}")
-    skipped = evaluations[0].without_truth
-    if skipped:
-        print(f"\n{len(skipped)} stacks left out, they have no depth.png: {', '.join(map(str, skipped))}")
+    if said := remarks(evaluations):
+        print(f"\n{said}")
     return 0
+
+
+def _settings_in_words(args: argparse.Namespace, settings: Settings) -> dict[str, str]:
+    """Return what was chosen, by name."""
+    chosen = {name: str(value) for name, value in settings.given.items()}
+    for name in ("breathing", "residual", "start", "end", "tolerance"):
+        if getattr(args, name):
+            chosen[name] = str(getattr(args, name))
+    return chosen
 
 
 @contextmanager
@@ -102,7 +120,13 @@ def _opened(args: argparse.Namespace, settings: Settings) -> Iterator[OpenSource
         yield source
 
 
-def _evaluate(engine: DepthEngine, source: OpenSource, args: argparse.Namespace, settings: Settings) -> Evaluation:
+def _evaluate(
+    engine: DepthEngine,
+    source: OpenSource,
+    args: argparse.Namespace,
+    settings: Settings,
+    report: HtmlReport | None,
+) -> Evaluation:
     """Run one engine over the source, with a progress bar."""
     import math
     from dataclasses import replace
@@ -122,7 +146,13 @@ def _evaluate(engine: DepthEngine, source: OpenSource, args: argparse.Namespace,
         samples = without_breathing(samples)
     look = source.one_lens or not source.has_truth
     with _progress(engine.name, source) as advance:
-        evaluation = evaluate(engine, samples, config, advance, one_lens=source.one_lens, look=look)
+
+        def observe(observation: Observation) -> None:
+            if report is not None:
+                report.observe(observation)
+            advance(observation)
+
+        evaluation = evaluate(engine, samples, config, observe, one_lens=source.one_lens, look=look)
     return source.complete(evaluation)
 
 

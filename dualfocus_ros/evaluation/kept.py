@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from dualfocus_ros.align import Breathing, has_constant_view, metadata_intrinsics, reference_to_slice
+from dualfocus_ros.align import Breathing, metadata_intrinsics, reference_to_slice
 from dualfocus_ros.evaluation.metrics import valid_mask
 from dualfocus_ros.evaluation.results import Observation, StackLook, StackResult
 from dualfocus_ros.types import FloatImage, FocalStack, Image
@@ -30,7 +30,6 @@ SPOT_DISTANCE = 1 / 6  # of the diagonal
 WINDOW_SIDE = 1 / 32  # of the width
 MIN_WINDOW_PX = 9
 PRESMOOTH_SIGMA_PX = 0.8
-VIEW_PX = 160  # width at which it is seen whether the field of view changes
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +107,7 @@ class KeptStack:
             depth_m,
             truth_m,
             confidence,
-            _spots(stack, depth_m, truth_m, confidence),
+            _spots(observation, depth_m, truth_m, confidence),
         )
 
 
@@ -129,22 +128,23 @@ def _small(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _spots(
-    stack: FocalStack, depth_m: FloatImage, truth_m: FloatImage | None, confidence: FloatImage
+    observation: Observation, depth_m: FloatImage, truth_m: FloatImage | None, confidence: FloatImage
 ) -> tuple[Spot, ...]:
     """Return where the relative error is largest; without a truth, where the confidence is smallest."""
     badness = -confidence if truth_m is None else np.abs(depth_m - truth_m) / truth_m
     places = worst_places(np.where(np.isfinite(depth_m), badness, np.nan).astype(np.float32))
     height, width = depth_m.shape
     at = [((x + 0.5) / width, (y + 0.5) / height) for y, x in places]
+    sharpness = sharpness_at(observation.stack, at, observation.breathing)
     return tuple(
         Spot(
             *fraction,
             float(depth_m[y, x]),
             math.nan if truth_m is None else float(truth_m[y, x]),
             float(confidence[y, x]),
-            sharpness,
+            curve,
         )
-        for (y, x), fraction, sharpness in zip(places, at, sharpness_at(stack, at), strict=True)
+        for (y, x), fraction, curve in zip(places, at, sharpness, strict=True)
     )
 
 
@@ -172,7 +172,7 @@ def worst_places(badness: FloatImage, count: int = SPOTS) -> list[tuple[int, int
     return places
 
 
-def sharpness_at(stack: FocalStack, places: list[tuple[float, float]]) -> list[FloatArray]:
+def sharpness_at(stack: FocalStack, places: list[tuple[float, float]], breathing: Breathing) -> list[FloatArray]:
     """Return how sharp each slice is around places of the reference frame: for each (N,), 1 where it is sharpest.
 
     Slices are brought to the reference by what the metadata say of the field of view alone, to whole pixels.
@@ -180,8 +180,9 @@ def sharpness_at(stack: FocalStack, places: list[tuple[float, float]]) -> list[F
     Args:
         stack: as captured.
         places: (x, y) as fractions of the width and the height.
+        breathing: what the field of view of its slices is taken from.
     """
-    intrinsics = metadata_intrinsics(stack, field_of_view(stack))
+    intrinsics = metadata_intrinsics(stack, breathing)
     reference = intrinsics[stack.reference]
     found = np.full((len(places), len(stack.slices)), np.nan)
     for n, (s, k) in enumerate(zip(stack.slices, intrinsics, strict=True)):
@@ -203,33 +204,3 @@ def _sharpness(image: Image, x: int, y: int) -> float:
     grey = window if window.ndim == 2 else window.mean(axis=2)
     grey = cv2.GaussianBlur(grey, (0, 0), PRESMOOTH_SIGMA_PX)
     return float(np.abs(np.diff(grey, 2, axis=0)).mean() + np.abs(np.diff(grey, 2, axis=1)).mean())
-
-
-def field_of_view(stack: FocalStack) -> Breathing:
-    """Return what the field of view of the slices goes by.
-
-    Where the intrinsics are the same for all, either the stack is registered, or nobody has told of its breathing;
-    the one in which the slices at both ends look more alike is taken.
-    """
-    if not has_constant_view([s.intrinsics for s in stack.slices]):
-        return "camera_info"
-    intrinsics = metadata_intrinsics(stack, "thin_lens")
-    reference = intrinsics[stack.reference]
-    scale = min(1.0, VIEW_PX / reference.width)
-    first, *others = (_view(stack.slices[i].image, scale) for i in (stack.reference, 0, -1))
-    worse = 0.0
-    for image, k in zip(others, (intrinsics[0], intrinsics[-1]), strict=True):
-        to_slice = reference_to_slice(reference, k)
-        to_slice[:, 2] = (to_slice[:, 2] + 0.5 * to_slice[:, :2].sum(axis=1) - 0.5) * scale
-        to_slice[:, 2] += 0.5 - 0.5 * to_slice[:, :2].sum(axis=1)
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        moved = cv2.warpAffine(image, to_slice, image.shape[1::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
-        worse += float(cv2.absdiff(first, moved).mean() - cv2.absdiff(first, image).mean())
-    return "thin_lens" if worse < 0.0 else "none"
-
-
-def _view(image: Image, scale: float) -> FloatImage:
-    height, width = image.shape[:2]
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.float32)
-    return small if small.ndim == 2 else small.mean(axis=2)

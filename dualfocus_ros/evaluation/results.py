@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from dualfocus_ros.align import Breathing
 from dualfocus_ros.evaluation.bands import BandScore
 from dualfocus_ros.evaluation.metrics import DepthMetrics
 from dualfocus_ros.evaluation.plausibility import Plausibility
@@ -44,6 +45,7 @@ class Observation:
         engine: name of the engine.
         stack: as captured.
         estimate: in the frame of the stack's reference.
+        breathing: what the field of view of its slices was taken from.
         truth_m: (H, W) metres in that frame, NaN unknown; None where there is none.
         result: its scores, where there is a truth.
         look: what can be said without, where that was asked for.
@@ -52,6 +54,7 @@ class Observation:
     engine: str
     stack: FocalStack
     estimate: DepthEstimate
+    breathing: Breathing
     truth_m: FloatImage | None
     result: StackResult | None
     look: StackLook | None
@@ -125,3 +128,27 @@ class Evaluation:
             EvaluationError: if that was not asked for.
         """
         return Plausibility.mean([look.plausibility for look in self.looks])
+
+
+def in_common(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+    """Return the evaluations of several engines with the stacks that all of them gave a depth for.
+
+    A note tells how many others there are.
+    """
+    kept = [_paths(e) for e in evaluations]
+    common = set.intersection(*kept) if kept else set()
+    return [
+        replace(
+            e,
+            stacks=tuple(s for s in e.stacks if s.path in common),
+            looks=tuple(s for s in e.looks if s.path in common),
+            notes=(*e.notes, f"{n} stacks left out, for which another engine gave no depth"),
+        )
+        if (n := len(paths - common))
+        else e
+        for e, paths in zip(evaluations, kept, strict=True)
+    ]
+
+
+def _paths(evaluation: Evaluation) -> set[Path]:
+    return {s.path for s in evaluation.stacks} | {s.path for s in evaluation.looks}

@@ -144,8 +144,8 @@ def _aligner(config: EstimatorConfig) -> AbstractContextManager[Aligner]:
 class _Run:
     """Collects what one evaluation finds."""
 
-    def __init__(self, engine: DepthEngine, config: EstimatorConfig, tolerant: bool, look: bool) -> None:
-        self._engine, self._config, self._tolerant, self._look = engine, config, tolerant, look
+    def __init__(self, engine: DepthEngine, config: EstimatorConfig, one_lens: bool, look: bool) -> None:
+        self._engine, self._config, self._one_lens, self._look = engine, config, one_lens, look
         self._estimator: DepthEstimator | None = None
         self._before_m: FloatImage | None = None
         self.stacks: list[StackResult] = []
@@ -161,7 +161,7 @@ class _Run:
         except EngineError:
             raise
         except DualFocusError as error:
-            if not self._tolerant:
+            if not self._one_lens:
                 raise
             self.failures.append((sample.path, str(error)))
             return None
@@ -172,7 +172,7 @@ class _Run:
         if self._look:
             look = StackLook(sample.path, sample.family, look_at(estimate, self._before_m), runtime_s)
             self.looks.append(look)
-            self._before_m = estimate.depth_m
+            self._before_m = estimate.depth_m if self._one_lens else None
         if sample.truth_m is None:
             self.without_truth.append(sample.path)
         else:
@@ -181,13 +181,14 @@ class _Run:
             )
             result = StackResult(sample.path, sample.family, metrics, runtime_s, bands)
             self.stacks.append(result)
-        return Observation(self._engine.name, sample.stack, estimate, sample.truth_m, result, look)
+        source = aligner.report.source
+        return Observation(self._engine.name, sample.stack, estimate, source, sample.truth_m, result, look)
 
     def _estimate(self, sample: Sample, aligner: Aligner) -> tuple[DepthEstimate, float]:
         config = self._config
         if sample.breathing is not None:
             config = replace(config, breathing=sample.breathing)
-        if self._estimator is None or not self._tolerant:
+        if self._estimator is None or not self._one_lens:
             self._estimator = DepthEstimator(self._engine, config, aligner)
         self._estimator.config = config
         estimate = self._estimator.estimate(sample.stack)

@@ -38,10 +38,10 @@ def observation(
     name, family = Path(path), Path(path).parent.name
     result = None
     if truth:
-        metrics, bands = score_estimate(estimate, truth_m, focus_range_m(STACK), path)
+        metrics, bands = score_estimate(depth_m, confidence, truth_m, focus_range_m(STACK), path)
         result = StackResult(name, family, metrics, 0.01 * (seed + 1), bands)
     seen = StackLook(name, family, look_at(estimate), 0.02) if look else None
-    return Observation(engine, STACK, estimate, truth_m if truth else None, result, seen)
+    return Observation(engine, STACK, estimate, "camera_info", truth_m if truth else None, result, seen)
 
 
 def evaluation(observations: list[Observation], **others: object) -> Evaluation:
