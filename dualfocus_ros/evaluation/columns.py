@@ -6,6 +6,7 @@ One table for all reports and for comparisons, so that none of them can have its
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,8 +38,8 @@ class Column:
     scale: float = 1.0
 
     def format(self, value: float) -> str:
-        """Return a value of the field as text, in the unit shown."""
-        return format(self.scale * value, self.spec)
+        """Return a value of the field as text, in the unit shown; a dash where it is not known."""
+        return format(self.scale * value, self.spec) if math.isfinite(value) else "-"
 
 
 # Against ground truth: the fields of DepthMetrics, in their order.

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import queue
+import shutil
 import threading
 import time
 from collections import Counter
@@ -13,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
@@ -24,13 +24,17 @@ from dualfocus_ros.errors import BagError, ParameterError
 from dualfocus_ros.nodes.runner import NodeSet
 from dualfocus_ros.nodes.signals import hold_stop_signals, wait_for_stop
 
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks
+
 # Messages kept by the middleware until they are taken, per topic.
 QUEUE_DEPTH = 200
 # What waits to be written may be this much; a disk that is slower for longer loses messages, and that is told.
 MAX_WAITING_BYTES = 512 << 20
 LOOK_S = 0.1
 END_S = 30.0
-DEPTH_TOPICS = ("depth", "camera_info", "confidence")
 
 
 @dataclass(frozen=True)
@@ -155,7 +159,7 @@ def record(options: RecordOptions, args: list[str] | None = None) -> RecordResul
     """Record until the time is over or a stop signal comes.
 
     Args:
-        options: what to record.
+        options: what to record. Where no message came, nothing is left behind.
         args: of rclpy.init, e.g. remaps.
 
     Raises:
@@ -186,8 +190,11 @@ def record(options: RecordOptions, args: list[str] | None = None) -> RecordResul
         for failure in (node.failure, thread.failure):
             if failure is not None:
                 raise failure
+        counts = dict(writer.counts)
         missing = tuple(topic for topic in (*node.waiting, *node.heard) if not node.heard[topic])
-        return RecordResult(dict(writer.counts), dict(node.lost), missing)
+    if not counts:
+        shutil.rmtree(options.output)  # it was made here, and holds nothing
+    return RecordResult(counts, dict(node.lost), missing)
 
 
 def _wait(node: Recorder, thread: _WriterThread, duration_s: float | None) -> None:

@@ -16,7 +16,7 @@ from std_srvs.srv import SetBool
 from dualfocus_ros import messages, parameters
 from dualfocus_ros.bags.reader import Bag
 from dualfocus_ros.bags.topics import RecordedTopics, TopicNames, find_topics
-from dualfocus_ros.errors import ParameterError
+from dualfocus_ros.errors import BagError, ParameterError
 from dualfocus_ros.nodes.base import ManagedNode
 from dualfocus_ros.nodes.playback import Playhead
 from dualfocus_ros.nodes.rates import Rate
@@ -180,7 +180,7 @@ class ReplayNode(ManagedNode):
         start_ns = self._bag.start_ns + round(self._config.start_s * 1e9)
         stop_ns = self._bag.start_ns + round(self._config.end_s * 1e9) if self._config.end_s > 0.0 else None
         self._state = "playing"
-        told = len(self._bag.damage)
+        told, sent = len(self._bag.damage), self._sent
         self._playhead.start(start_ns)
         for message in self._bag.messages(self._topics.names(), start_ns, stop_ns):
             while not self._playhead.reached(message.stamp_ns):
@@ -193,6 +193,9 @@ class ReplayNode(ManagedNode):
             self._rate.tick()
         for line in self._bag.damage[told:]:
             self.get_logger().warning(line)
+        if self._sent == sent:
+            part = f"from {self._config.start_s} s on"
+            raise BagError(f"no message of {self._config.bag} to play {part}: check start_s and end_s")
         return True
 
     def _publish_clock(self, stamp_ns: int) -> None:

@@ -274,7 +274,11 @@ def test_a_replay_that_cannot_start_says_why(bag: Path, tmp_path: Path) -> None:
                 ("no topic", "did you mean /robot/lens_cam/lens?"),
             ),
             ([str(bag), "--image-topic", "/robot/lens_cam/camera_info"], ("expected images", "CameraInfo there")),
-            ([str(bag), "--start", "5"], ("expected start_s before end_s", "s long")),
+            ([str(bag), "--start", "9"], ("expected start_s before end_s", "s long")),
+            (
+                [str(bag), "--start", "0.0001", "--end", "0.0002", "--wait", "0"],
+                ("no message of", "check start_s"),
+            ),
         ):
             process = processes.run(COMMAND, ["replay", *options])
             assert process.wait(30) == 1, process.output
@@ -289,6 +293,7 @@ def test_recording_what_nobody_publishes_is_an_error(tmp_path: Path) -> None:
         process.signal()
         assert process.wait(20) == 1, process.output
         assert process.lines("none came: is the camera running?", "/camera/image_raw")
+        assert not (tmp_path / "bag").exists()
 
 
 def test_a_topic_of_another_type_is_not_recorded_silently(tmp_path: Path) -> None:
