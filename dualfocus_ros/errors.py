@@ -50,6 +50,10 @@ class EvaluationError(DualFocusError):
     """An estimate cannot be compared with its ground truth."""
 
 
+class DatasetError(DualFocusError):
+    """A published data set is absent, damaged or laid out otherwise than its loader knows."""
+
+
 class EngineNotReady(EngineError):
     """A depth engine is still being made, in the background; it will be ready later."""
 

@@ -29,7 +29,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("estimator",),
     ("geometry",),
     ("decoding",),
-    ("evaluation", "outputs", "messages", "parameters"),
+    ("evaluation", "datasets", "outputs", "messages", "parameters"),
     ("nodes",),
     ("commands",),
     ("cli", "__main__"),
