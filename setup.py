@@ -57,6 +57,8 @@ setup(
         ],
         # Training and export.
         "learning": ["torch>=2.9", "onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.17", "tqdm>=4.60"],
+        # Loaders of published data sets.
+        "datasets": ["h5py>=3.8", "scipy>=1.8", "OpenEXR>=3.3", "tqdm>=4.60"],
         # colcon runs pytest only where an extra of this name asks for it.
         "test": ["pytest>=6.2", "pytest-timeout>=2.1", "scipy>=1.8", "onnx>=1.15"],
     },

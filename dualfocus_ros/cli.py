@@ -22,6 +22,7 @@ COMMANDS = (
     "infer",
     "evaluate",
     "compare",
+    "dataset",
     "record",
     "replay",
     "demo",
