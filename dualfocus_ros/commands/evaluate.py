@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         type=Path,
-        help="a rosbag2 recording, or a folder <family>/<name>/ of stacks with depth.png",
+        help="a rosbag2 recording, a folder <family>/<name>/ of stacks, or the folder of a published --dataset",
     )
     add_engines_arguments(parser, "side by side")
     parser.add_argument("--params", type=Path, metavar="FILE", help="parameters of the depth node, YAML")
@@ -45,6 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every number, per stack, as JSON")
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write a report with pictures, one page")
     parser.add_argument("--pictures", type=int, default=6, metavar="N", help="stacks that the report shows")
+    group = parser.add_argument_group("published data sets")
+    group.add_argument("--dataset", default="", metavar="NAME", help="one of those of `dataset --list`")
+    group.add_argument("--split", metavar="SPLIT", help="part of it; what the literature reports, if not given")
     _add_bag_arguments(parser.add_argument_group("recordings"))
 
 
@@ -112,10 +115,10 @@ def _settings_in_words(args: argparse.Namespace, settings: Settings) -> dict[str
 @contextmanager
 def _opened(args: argparse.Namespace, settings: Settings) -> Iterator[OpenSource]:
     from dualfocus_ros.bags.topics import TopicNames
-    from dualfocus_ros.evaluation.source import BagOptions, open_source
+    from dualfocus_ros.evaluation.source import SourceOptions, open_source
 
     names = TopicNames(args.image_topic, args.camera_info_topic, args.lens_topic, args.truth_topic)
-    options = BagOptions(names, args.tolerance, args.start, args.end)
+    options = SourceOptions(args.dataset, args.split, names, args.tolerance, args.start, args.end)
     with open_source(args.source, settings.buffer, options) as source:
         yield source
 
@@ -144,7 +147,6 @@ def _evaluate(
         config = replace(config, breathing=args.breathing)
     if args.breathing is not None or "breathing" in settings.given:
         samples = without_breathing(samples)
-    look = source.one_lens or not source.has_truth
     with _progress(engine.name, source) as advance:
 
         def observe(observation: Observation) -> None:
@@ -152,7 +154,7 @@ def _evaluate(
                 report.observe(observation)
             advance(observation)
 
-        evaluation = evaluate(engine, samples, config, observe, one_lens=source.one_lens, look=look)
+        evaluation = evaluate(engine, samples, config, observe, one_lens=source.one_lens, look=source.look)
     return source.complete(evaluation)
 
 

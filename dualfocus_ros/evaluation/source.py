@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the stacks of an evaluation come from: a folder of stacks, or a recording."""
+"""Where the stacks of an evaluation come from: a folder of stacks, a recording, or a published data set."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dualfocus_ros.bags.reader import METADATA, SUFFIXES, Bag
 from dualfocus_ros.bags.topics import TopicNames
+from dualfocus_ros.datasets.registry import find_dataset
 from dualfocus_ros.evaluation.bag import BagStacks
 from dualfocus_ros.evaluation.results import Evaluation
 from dualfocus_ros.evaluation.stacks import Sample, read_samples
@@ -27,7 +28,7 @@ class OpenSource:
         unit: what `done` counts.
         done: how far reading has come.
         one_lens: whether the stacks come from one camera, one after the other.
-        has_truth: whether any may have a true depth.
+        look: whether there is need to say what can be said without a true depth.
         complete: adds what the source knows to an evaluation.
     """
 
@@ -36,21 +37,25 @@ class OpenSource:
     unit: str
     done: Callable[[], int]
     one_lens: bool
-    has_truth: bool
+    look: bool
     complete: Callable[[Evaluation], Evaluation] = field(default=lambda evaluation: evaluation)
 
 
 @dataclass(frozen=True)
-class BagOptions:
-    """How to read a recording.
+class SourceOptions:
+    """How to read a source.
 
     Attributes:
-        names: of its topics, where they are not to be found.
-        tolerance_s: largest difference between the stamps of depth and truth.
+        dataset: name of the data set that is there; empty: none.
+        split: of the data set; None: what the literature reports.
+        names: of the topics of a recording, where they are not to be found.
+        tolerance_s: largest difference between the stamps of depth and truth of a recording.
         start_s: seconds into the recording at which to start.
         end_s: seconds into the recording at which to end; None: at its end.
     """
 
+    dataset: str = ""
+    split: str | None = None
     names: TopicNames = field(default_factory=TopicNames)
     tolerance_s: float = 0.0
     start_s: float = 0.0
@@ -69,19 +74,22 @@ def _is_bag_file(path: Path) -> bool:
 
 
 @contextmanager
-def open_source(path: Path, buffer: BufferConfig, options: BagOptions) -> Iterator[OpenSource]:
-    """Open a folder of stacks or a recording.
+def open_source(path: Path, buffer: BufferConfig, options: SourceOptions) -> Iterator[OpenSource]:
+    """Open a folder of stacks, a recording, or a data set as its authors publish it.
 
     Args:
         path: of either.
         buffer: when the frames of a recording become a stack.
-        options: how to read a recording.
+        options: how to read it.
 
     Raises:
+        DatasetError: if the data set is not known or not there.
         BagError: if a recording cannot be read or lacks a topic.
         StackError: if a folder holds no stack.
     """
-    if is_bag(path):
+    if options.dataset:
+        yield _of_dataset(path, options)
+    elif is_bag(path):
         with Bag(path) as bag:
             yield _of_bag(bag, buffer, options)
     else:
@@ -97,11 +105,24 @@ def _of_folders(paths: tuple[Path, ...]) -> OpenSource:
             yield sample
             read += 1
 
-    has_truth = any((path / DEPTH_NAME).exists() for path in paths)
-    return OpenSource(samples(), len(paths), "stack", lambda: read, one_lens=False, has_truth=has_truth)
+    look = not any((path / DEPTH_NAME).exists() for path in paths)
+    return OpenSource(samples(), len(paths), "stack", lambda: read, one_lens=False, look=look)
 
 
-def _of_bag(bag: Bag, buffer: BufferConfig, options: BagOptions) -> OpenSource:
+def _of_dataset(root: Path, options: SourceOptions) -> OpenSource:
+    found = find_dataset(options.dataset).sources(root, options.split)
+    read = 0
+
+    def samples() -> Iterator[Sample]:
+        nonlocal read
+        for source in found:
+            yield replace(Sample.of(source.load()), family=options.dataset)
+            read += 1
+
+    return OpenSource(samples(), len(found), "stack", lambda: read, one_lens=False, look=True)
+
+
+def _of_bag(bag: Bag, buffer: BufferConfig, options: SourceOptions) -> OpenSource:
     stacks = BagStacks(bag, options.names, buffer, options.tolerance_s)
     start_ns = bag.start_ns + round(options.start_s * 1e9) if options.start_s > 0.0 else None
     stop_ns = bag.start_ns + round(options.end_s * 1e9) if options.end_s is not None else None
@@ -112,7 +133,7 @@ def _of_bag(bag: Bag, buffer: BufferConfig, options: BagOptions) -> OpenSource:
         "image",
         lambda: stacks.images_read,
         one_lens=True,
-        has_truth=stacks.has_truth,
+        look=True,
         complete=stacks.complete,
     )
 

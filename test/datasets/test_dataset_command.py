@@ -53,6 +53,28 @@ def test_what_is_written_is_what_was_read(nyu: Path, tmp_path: Path, capsys: pyt
     assert meta["source"] == "office/rgb_00001.jpg" and "rows 48:432" in meta["protocol"]
 
 
+def test_evaluate_scores_the_data_as_they_are(nyu: Path, tmp_path: Path) -> None:
+    """The same numbers as by way of folders, to half a unit of depth.png."""
+    out = tmp_path / "out"
+    assert main(["dataset", "nyu5", "--root", str(nyu), "--out", str(out)]) == 0
+    for source, file in ((out, "folders.json"), (nyu, "direct.json")):
+        options = ["--dataset", "nyu5"] if source == nyu else []
+        command = ["evaluate", str(source), *options, "--engine", "classical", "--json", str(tmp_path / file)]
+        assert main(command) == 0
+    folders, direct = (
+        json.loads((tmp_path / file).read_text())["evaluations"][0] for file in ("folders.json", "direct.json")
+    )
+    assert list(direct["families"]) == ["nyu5"] and direct["total"]["count"] == 2
+    assert direct["total"]["abs_rel"] == pytest.approx(folders["total"]["abs_rel"], rel=1e-3)
+
+
+def test_evaluate_of_data_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(tmp_path), "--dataset", "nyu5", "--engine", "classical"]) == 1
+    assert "expected layout" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path), "--dataset", "nyu6", "--engine", "classical"]) == 1
+    assert "did you mean 'nyu5'?" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["nyu10", "nyu10-published"])
 def test_evaluate_scores_it(name: str, nyu: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
