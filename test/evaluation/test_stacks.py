@@ -14,6 +14,7 @@ from dualfocus_ros.engine.base import EngineOutput
 from dualfocus_ros.errors import EvaluationError
 from dualfocus_ros.evaluation.metrics import DepthMetrics
 from dualfocus_ros.evaluation.report import as_json, band_table, text_table, write_json
+from dualfocus_ros.evaluation.results import in_common
 from dualfocus_ros.evaluation.stacks import Evaluation, StackResult, evaluate_stacks
 from dualfocus_ros.stackio import find_stacks, save_stack
 
@@ -168,3 +169,16 @@ def test_bands_of_families_side_by_side(tree: Path) -> None:
     assert document["families"]["a"]["bands"][1]["abs_rel"] == pytest.approx(1.0, abs=1e-3)
     assert document["families"]["a"]["bands"][0]["abs_rel"] is None
     assert [band["pixels"] for band in document["stacks"][0]["bands"]] == [0, 0, int(pixels), 0]
+
+
+def test_engines_are_compared_on_what_both_gave_a_depth_for() -> None:
+    x, y = made_up("x", 0.1), made_up("y", 0.2)
+    y = replace(y, stacks=y.stacks[1:], failures=((Path("root/a/1"), "moved"),))
+    with pytest.raises(EvaluationError, match="on the same stacks"):
+        text_table([x, y])
+    both = in_common([x, y])
+    assert [[s.path.name for s in e.stacks] for e in both] == [["2", "1"], ["2", "1"]]
+    assert both[0].notes == ("1 stacks left out, for which another engine gave no depth",)
+    assert both[1] is y
+    assert "total (2)" in text_table(both)
+    assert in_common([x]) == [x]

@@ -286,6 +286,21 @@ def test_a_replay_that_cannot_start_says_why(bag: Path, tmp_path: Path) -> None:
             assert "Traceback" not in process.output
 
 
+def test_evaluation_without_truth_says_so(tmp_path: Path) -> None:
+    with chain(tmp_path) as (processes, peer):
+        process = processes.start("evaluation_node", {"json": str(tmp_path / "scores.json")})
+        wait_until(
+            lambda: "no messages, or only one, on" in str(peer.diagnostic("/evaluation")),
+            START_S,
+            lambda: str(peer.diagnostic("/evaluation")),
+        )
+        assert TRUTH in str(peer.diagnostic("/evaluation"))
+        process.signal()
+        assert process.wait(20) == 0, process.output
+        assert process.lines("nothing was scored", TRUTH, DEPTH)
+        assert not (tmp_path / "scores.json").exists()
+
+
 def test_recording_what_nobody_publishes_is_an_error(tmp_path: Path) -> None:
     with Processes(tmp_path) as processes:
         process = processes.run(COMMAND, ["record", str(tmp_path / "bag")])
