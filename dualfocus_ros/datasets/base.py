@@ -184,4 +184,4 @@ def leaking_focus_m(truth_m: FloatImage, count: int) -> npt.NDArray[np.float64]:
     near_m, far_m = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
     if not far_m > near_m:
         raise DatasetError("expected true depths of some range, to spread the focus distances over, got none")
-    return np.linspace(near_m, far_m, count)
+    return np.linspace(near_m, far_m, count, dtype=np.float64)

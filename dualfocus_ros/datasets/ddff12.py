@@ -13,8 +13,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dualfocus_ros.datasets.base import Dataset, DatasetStack, Source, dataset_stack, focal_stack, truth
 from dualfocus_ros.datasets.files import h5_dataset, open_h5, to_levels
@@ -38,7 +40,7 @@ FILES = {
 }
 
 
-def disparity_to_depth_m(disparity_px: np.ndarray) -> np.ndarray:
+def disparity_to_depth_m(disparity_px: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return depth in metres, infinite where the disparity is 0."""
     with np.errstate(divide="ignore"):
         return DISPARITY_METRES / np.asarray(disparity_px, np.float64)

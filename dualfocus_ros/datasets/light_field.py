@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dualfocus_ros.datasets.base import Dataset, DatasetStack, Source, dataset_stack, focal_stack, truth
 from dualfocus_ros.datasets.files import check_shape, first_folder, h5_dataset, open_h5, to_levels
@@ -40,7 +41,7 @@ LENS = LensModel(FOCAL_LENGTH_M, FOCAL_LENGTH_M / PUPIL_M, PITCH_M)
 MAPPING = "1/z in 1/m = 1 + disparity in px / 5, assumed: depth has no scale and no origin"
 
 
-def disparity_to_depth_m(disparity_px: np.ndarray) -> np.ndarray:
+def disparity_to_depth_m(disparity_px: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return what stands for depth, NaN where the mapping has none (disparity of -5 and less)."""
     power = OFFSET_DPT + DPT_PER_PX * np.asarray(disparity_px, np.float64)
     return 1.0 / np.where(power > 0.0, power, np.nan)

@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dualfocus_ros.datasets.base import Dataset, DatasetStack, Source, truth
 from dualfocus_ros.datasets.files import (
@@ -88,7 +90,9 @@ def _load(rgb: Path, depth: Path, slices: int, published: bool) -> DatasetStack:
     return _stack(image, millimetres, f"{rgb.parent.name}/{rgb.name}", slices, published)
 
 
-def _stack(image: np.ndarray, millimetres: np.ndarray, source: str, slices: int, published: bool) -> DatasetStack:
+def _stack(
+    image: npt.NDArray[Any], millimetres: npt.NDArray[Any], source: str, slices: int, published: bool
+) -> DatasetStack:
     depth_m = millimetres[CROP] * MILLIMETRE
     truth_m = truth(depth_m, (depth_m > DEPTH_M[0]) & (depth_m < DEPTH_M[1]))
     cropped = np.ascontiguousarray(image[CROP])

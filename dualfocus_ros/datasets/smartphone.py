@@ -12,8 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dualfocus_ros.datasets.base import Dataset, DatasetStack, Source, dataset_stack, focal_stack, truth
 from dualfocus_ros.datasets.files import first_folder, read_exr, read_grey, read_rgb
@@ -34,7 +36,7 @@ LENS = LensModel(focal_length_m=4.44e-3, f_number=1.8, pixel_pitch_m=8 * 1.4e-6)
 TRAIN_PARTS = tuple(f"train{i}" for i in range(1, 8))
 
 
-def grey_to_depth_m(grey: np.ndarray) -> np.ndarray:
+def grey_to_depth_m(grey: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return depth in metres of the 8-bit depth images, 0.2 (grey 0) to 100: z = 20 / (100 - 99.8 g / 255)."""
     return 20.0 / (100.0 - 99.8 * np.asarray(grey, np.float64) / 255.0)
 

@@ -30,8 +30,8 @@ from dualfocus_ros.errors import DatasetError
 from dualfocus_ros.types import FloatImage, Image, LensModel
 
 SLICES = 15
-MIDDLEBURY_PX = np.linspace(10.0, 60.0, SLICES)
-FLYING_PX = np.linspace(10.0, 100.0, SLICES)
+MIDDLEBURY_PX = np.linspace(10.0, 60.0, SLICES, dtype=np.float64)
+FLYING_PX = np.linspace(10.0, 100.0, SLICES, dtype=np.float64)
 RELATIVE = "z in m = 10 / disparity in px, assumed: depth is known up to scale"
 NUMBER = re.compile(r"\d+(\.\d+)?")
 
