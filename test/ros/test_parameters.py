@@ -23,12 +23,16 @@ from sensor_msgs.msg import JointState
 from dualfocus_ros.errors import ParameterError
 from dualfocus_ros.nodes.camera_node import CameraNode
 from dualfocus_ros.nodes.depth_node import DepthNode
+from dualfocus_ros.nodes.evaluation_node import EvaluationNode
+from dualfocus_ros.nodes.replay_node import ReplayNode
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
 
 # Said by ROS itself, not by this package.
 FOREIGN = ("use_sim_time", "start_type_description_service", "qos_overrides.")
 LIVE = {"breathing", "max_motion_px", "min_depth_m", "max_depth_m", "min_confidence"}
+LIVE_OF_REPLAY = {"rate", "loop"}
+TOPICS = ("image_topic", "camera_info_topic", "lens_topic", "truth_topic")
 ENUMERATED = {
     "driver": ("simulated", "folder"),
     "sweep.spacing": ("dioptres", "metres"),
@@ -78,12 +82,21 @@ def own_names(node: Any) -> list[str]:
 
 def test_files_are_those_that_the_script_would_write(script: ModuleType) -> None:
     files = script.files()
-    assert {p.name for p in files} == {"camera.yaml", "depth.yaml", "parameters.md"}
+    names = {"camera.yaml", "depth.yaml", "replay.yaml", "evaluation.yaml", "parameters.md"}
+    assert {p.name for p in files} == names
     for path, text in files.items():
         assert path.read_text() == text, f"run scripts/write_parameters.py: {path.name} differs from the code"
 
 
-@pytest.mark.parametrize(("kind", "file"), [(CameraNode, "camera.yaml"), (DepthNode, "depth.yaml")])
+@pytest.mark.parametrize(
+    ("kind", "file"),
+    [
+        (CameraNode, "camera.yaml"),
+        (DepthNode, "depth.yaml"),
+        (ReplayNode, "replay.yaml"),
+        (EvaluationNode, "evaluation.yaml"),
+    ],
+)
 def test_yaml_holds_exactly_the_declared_parameters_and_defaults(make: Maker, kind: type[Any], file: str) -> None:
     (section,) = yaml.safe_load((ROOT / "config" / file).read_text()).values()
     flat = {}
@@ -94,14 +107,16 @@ def test_yaml_holds_exactly_the_declared_parameters_and_defaults(make: Maker, ki
     assert {k: list(v) if isinstance(v, (list, tuple)) else v for k, v in declared.items()} == flat
 
 
-@pytest.mark.parametrize("kind", [CameraNode, DepthNode])
-def test_every_parameter_is_described_and_bounded(make: Maker, kind: type[Any]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "least"), [(CameraNode, 11), (DepthNode, 11), (ReplayNode, 11), (EvaluationNode, 6)]
+)
+def test_every_parameter_is_described_and_bounded(make: Maker, kind: type[Any], least: int) -> None:
     node = make(kind)
     names = own_names(node)
-    assert len(names) > 10
+    assert len(names) >= least
     for name, descriptor in zip(names, node.describe_parameters(names), strict=True):
         assert len(descriptor.description) > 10, name
-        assert descriptor.read_only == (name not in LIVE), name
+        assert descriptor.read_only == (name not in (LIVE_OF_REPLAY if kind is ReplayNode else LIVE)), name
         value = node.get_parameter(name).value
         if descriptor.type == ParameterType.PARAMETER_INTEGER:
             (limits,) = descriptor.integer_range
@@ -115,6 +130,9 @@ def test_every_parameter_is_described_and_bounded(make: Maker, kind: type[Any]) 
             "model",
             "engine_cache",
             "alignment_file",
+            "bag",
+            "json",
+            *TOPICS,
         ):
             for choice in ENUMERATED[name]:
                 assert choice in descriptor.additional_constraints, name
@@ -162,6 +180,16 @@ def test_live_parameters_apply_at_once(make: Maker) -> None:
     )
     assert result.successful
     assert (node._estimator.config.min_depth_m, node._estimator.config.max_depth_m) == (4.0, 6.0)
+
+
+def test_live_parameters_of_the_replay(make: Maker) -> None:
+    node = make(ReplayNode)
+    for name, value in (("rate", 2.5), ("loop", True)):
+        (result,) = node.set_parameters([Parameter(name, value=value)])
+        assert result.successful, result.reason
+        assert getattr(node._config, name) == value
+    (result,) = node.set_parameters([Parameter("rate", value=0.0)])
+    assert not result.successful
 
 
 @pytest.mark.parametrize(
