@@ -3,21 +3,25 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import yaml
+
+from dualfocus_ros.bags.files import MCAP, SQLITE, BagFile
 from dualfocus_ros.bags.library import library
-from dualfocus_ros.bags.recovery import Found, scan_mcap, scan_sqlite, unpack_file
+from dualfocus_ros.bags.recovery import unpack_file
 from dualfocus_ros.errors import BagError
 
-SUFFIXES = (".mcap", ".db3")
+SUFFIXES = (MCAP, SQLITE)
+PACKED = ".zstd"
 METADATA = "metadata.yaml"
 
 
@@ -68,8 +72,8 @@ class Bag:
         self.damage: list[str] = []
         self._found_damage: set[str] = set()
         self._resources = ExitStack()
-        self._readers: list[Any] = []
-        self._scans: list[Callable[[list[str]], Iterator[Found]]] = []
+        self._parts: list[BagFile] = []
+        self._folder: Path | None = None  # of what was unpacked
 
     def __enter__(self) -> Bag:
         """Open the recording and learn its topics.
@@ -112,41 +116,11 @@ class Bag:
             start_ns: none recorded before that.
             stop_ns: none recorded then or later.
         """
-        for reader in self._readers:
-            yield from self._read(reader, topics, start_ns, stop_ns)
-        for scan in self._scans:
+        for part in self._parts:
             damage: list[str] = []
-            for topic, kind, stamp_ns, data in scan(damage):
-                inside = (start_ns is None or stamp_ns >= start_ns) and (stop_ns is None or stamp_ns < stop_ns)
-                if topic in topics and inside:
-                    yield BagMessage(topic, kind, stamp_ns, data)
+            for found in part.messages(topics, start_ns, stop_ns, damage, self.place):
+                yield BagMessage(*found)
             self._note(damage)
-
-    def _read(
-        self, reader: Any, topics: Collection[str], start_ns: int | None, stop_ns: int | None
-    ) -> Iterator[BagMessage]:
-        """Yield the messages of a file that has an index; go on behind what cannot be read."""
-        wanted = [c for c in reader.connections if c.topic in topics]
-        if not wanted:
-            return
-        last_ns, lost = start_ns, False
-        step_ns = 1
-        while True:
-            try:
-                for connection, stamp_ns, data in reader.messages(wanted, last_ns, stop_ns):
-                    if lost:
-                        self._note([f"messages before {self.place(stamp_ns)} cannot be read"])
-                        lost, step_ns = False, 1
-                    last_ns = stamp_ns
-                    yield BagMessage(connection.topic, connection.msgtype, stamp_ns, bytes(data))
-                return
-            except Exception as error:  # a damaged file: decoders, decompressors and databases all have their own
-                last_ns = max(last_ns or 0, reader.start_time) + step_ns
-                if not lost:
-                    self._note([f"{reader.path.name}, {self.place(last_ns)}: {error or type(error).__name__}"])
-                lost, step_ns = True, 2 * step_ns
-                if last_ns >= reader.end_time:
-                    return
 
     def _note(self, damage: list[str]) -> None:
         """Add what was not noted before: a recording may be read more than once."""
@@ -158,74 +132,85 @@ class Bag:
     def _open(self) -> None:
         if not self.path.exists():
             raise BagError(f"expected a recording, {self.path} does not exist: check the path")
-        if self.path.is_dir() and (self.path / METADATA).is_file():
-            trouble = self._try_reader(self.path)
-            if trouble:
-                self._note([f"{self.path / METADATA} does not fit its recording ({trouble}): its files are read"])
-        elif self.path.is_dir():
-            self._note([f"{self.path} has no {METADATA}, as after a crash of the recorder: its files are read"])
-        if not self._readers:
-            for file in self._files():
+        files = self._files()
+        told = self._metadata(files) if self.path.is_dir() else None
+        for file in files:
+            try:
                 self._open_file(file)
+            except OSError as error:
+                raise BagError(f"cannot read {file}: {error.strerror or error}") from error
         self._learn_topics()
-        if not any(topic.count for topic in self.topics.values()):
+        found = sum(part.counts.total() for part in self._parts)
+        if told is not None and found < told:
+            self._note([f"{METADATA} tells of {told} messages, in the recording are {found}"])
+        if not found:
             why = f": {'; '.join(self.damage)}" if self.damage else ""
             raise BagError(f"expected messages in the recording {self.path}, found none{why}")
 
+    def _open_file(self, file: Path) -> None:
+        damage: list[str] = []
+        if file.suffix == PACKED:
+            self._folder = self._folder or Path(self._resources.enter_context(tempfile.TemporaryDirectory()))
+            file = unpack_file(file, self._folder, damage)
+        part = BagFile(file)
+        self._resources.callback(part.close)
+        part.open(damage)
+        self._parts.append(part)
+        self._note(damage)
+
     def _files(self) -> list[Path]:
-        """Return the files of the recording, those that were compressed unpacked."""
-        found = sorted(self.path.iterdir()) if self.path.is_dir() else [self.path]
-        files = [
-            f for f in found if f.suffix in SUFFIXES or (f.suffix == ".zstd" and Path(f.stem).suffix in SUFFIXES)
-        ]
+        """Return the files of the recording, in the order in which they were written: their names are numbered."""
+        found = sorted(self.path.iterdir(), key=_by_number) if self.path.is_dir() else [self.path]
+        files = [f for f in found if f.is_file() and f.name.removesuffix(PACKED).endswith(SUFFIXES)]
+        if not files and (self.path / METADATA).is_file():
+            raise BagError(f"expected the files that {self.path / METADATA} names, none is there")
         if not files:
             raise BagError(
                 f"expected a rosbag2 recording, {self.path} is none: a folder with {METADATA}, or a file with a "
-                f"name ending in {' or '.join(SUFFIXES)}, also with .zstd"
+                f"name ending in {' or '.join(SUFFIXES)}, also with {PACKED}"
             )
-        folder = None
-        for i, file in enumerate(files):
-            if file.suffix == ".zstd":
-                folder = folder or Path(self._resources.enter_context(tempfile.TemporaryDirectory()))
-                files[i] = unpack_file(file, folder, self.damage)
-        return files
+        # Of a file that was unpacked beside its archive, one is enough.
+        return [f for f in files if f.suffix != PACKED or f.with_suffix("") not in files]
 
-    def _open_file(self, file: Path) -> None:
-        trouble = self._try_reader(file)
-        if trouble:
-            self._note([f"{file.name} is damaged ({trouble}): it is read as far as it goes"])
-            self._scans.append(partial(scan_mcap if file.suffix == ".mcap" else scan_sqlite, file))
+    def _metadata(self, files: list[Path]) -> int | None:
+        """Note what metadata.yaml says of other files; return how many messages it tells of, None if it does not.
 
-    def _try_reader(self, path: Path) -> str:
-        """Open a folder or file that is not damaged; return what is wrong with it else."""
-        reader = library("rosbags.rosbag2").Reader(path)
+        No more of it is believed: after a crash it is missing or old, and the files say all that it does.
+        """
+        path = self.path / METADATA
+        if not path.is_file():
+            self._note([f"{self.path} has no {METADATA}, as after a crash of the recorder: its files are read"])
+            return None
         try:
-            reader.open()
-        except Exception as error:
-            return str(error) or type(error).__name__
-        self._resources.callback(reader.close)
-        self._readers.append(reader)
-        return ""
+            told: Any = yaml.safe_load(path.read_text(encoding="utf-8"))["rosbag2_bagfile_information"]
+            named = {Path(name).name.removesuffix(PACKED) for name in told["relative_file_paths"]}
+            count = int(told["message_count"])
+        except Exception as error:  # noqa: BLE001 - no YAML, or anything may be in it
+            words = " ".join(str(error).split()) or type(error).__name__
+            self._note([f"{path} cannot be read ({words}): the files beside it are"])
+            return None
+        there = {file.name.removesuffix(PACKED) for file in files}
+        self._note([f"{METADATA} names {name}, which is missing" for name in sorted(named - there)])
+        self._note([f"{METADATA} does not name {name}: it is read, too" for name in sorted(there - named)])
+        return count
 
     def _learn_topics(self) -> None:
-        """Collect topics, counts and the time that is covered; files without an index are read for it."""
+        """Collect topics, counts and the time that is covered."""
+        starts = [part.start_ns for part in self._parts if part.start_ns is not None]
+        ends = [part.end_ns for part in self._parts if part.end_ns is not None]
+        if starts and ends:
+            self.start_ns, self.end_ns = min(starts), max(ends)
         counts: Counter[tuple[str, str]] = Counter()
-        stamps = []
-        for reader in self._readers:
-            counts.update({(c.topic, c.msgtype): c.msgcount for c in reader.connections})
-            if reader.message_count:
-                stamps += [reader.start_time, reader.end_time - 1]
-        for scan in self._scans:
-            damage: list[str] = []
-            for topic, kind, stamp_ns, _ in scan(damage):
-                counts[topic, kind] += 1
-                stamps = [min([*stamps, stamp_ns]), max([*stamps, stamp_ns])]
-            self._note(damage)
-        if stamps:
-            self.start_ns, self.end_ns = min(stamps), max(stamps)
+        for part in self._parts:
+            counts.update(part.counts)
         for (name, kind), count in counts.items():
             other = self.topics.get(name)
             if other is not None and count and other.count:
                 self._note([f"{name} has messages of two types, {other.message_type} and {kind}"])
             if other is None or count > other.count:
                 self.topics[name] = BagTopic(name, kind, count)
+
+
+def _by_number(path: Path) -> list[tuple[int, str]]:
+    """Return a key that sorts numbers in names by their value: _2 before _10."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"([0-9]+)", path.name)]

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads what can be read of damaged recordings: from start to end, without an index."""
+"""Reads what can be read of damaged recordings: from start to end, without trust in an index."""
 
 from __future__ import annotations
 
+import io
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import IO, Any
 
 from dualfocus_ros.bags.library import library
-from dualfocus_ros.errors import BagError
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 COPY_BYTES = 1 << 20
@@ -16,13 +17,17 @@ COPY_BYTES = 1 << 20
 LOST_IN_A_ROW = 4096
 # Records longer than this are not records.
 MAX_RECORD_BYTES = 1 << 30
+MCAP_CHUNK = 0x06
 
 # Topic, message type, log time in nanoseconds, CDR.
 Found = tuple[str, str, int, bytes]
 
 
 def scan_mcap(path: Path, damage: list[str]) -> Iterator[Found]:
-    """Yield the messages of an MCAP file in the order in which they were written, as far as it goes.
+    """Yield the messages of an MCAP file in the order in which they were written.
+
+    Of a chunk that is cut off, what is whole is read; behind what is no record, reading goes on at the next chunk
+    that the index knows, if there is one.
 
     Args:
         path: the file.
@@ -33,8 +38,7 @@ def scan_mcap(path: Path, damage: list[str]) -> Iterator[Found]:
     """
     reader = library("mcap.stream_reader")
     records = library("mcap.records")
-    types: dict[int, str] = {}
-    topics: dict[int, tuple[str, str]] = {}
+    channels = _Channels(path, damage)
     with path.open("rb") as file:
         stream = reader.StreamReader(file, emit_chunks=True, record_size_limit=MAX_RECORD_BYTES).records
         while True:
@@ -43,7 +47,13 @@ def scan_mcap(path: Path, damage: list[str]) -> Iterator[Found]:
                 record = next(stream, None)
             except Exception as error:  # noqa: BLE001 - what damage does to a decoder is anybody's guess
                 damage.append(f"{path.name} cannot be read from byte {start} on ({_words(error)})")
-                return
+                yield from channels.messages(_cut_chunk(file, start))
+                after = min((at for at in _chunk_offsets(file) if at > start), default=None)
+                if after is None:
+                    return
+                file.seek(after)
+                stream = reader.StreamReader(file, skip_magic=True, emit_chunks=True).records
+                continue
             if record is None or isinstance(record, records.DataEnd):
                 return
             try:
@@ -51,13 +61,60 @@ def scan_mcap(path: Path, damage: list[str]) -> Iterator[Found]:
             except Exception as error:  # noqa: BLE001 - as above
                 damage.append(f"{path.name}: the chunk at byte {start} cannot be read ({_words(error)})")
                 continue
-            for r in inner:
-                if isinstance(r, records.Schema):
-                    types[r.id] = r.name
-                elif isinstance(r, records.Channel):
-                    topics[r.id] = (r.topic, types.get(r.schema_id, ""))
-                elif isinstance(r, records.Message) and r.channel_id in topics:
-                    yield (*topics[r.channel_id], r.log_time, unpacked(r.data))
+            yield from channels.messages(inner)
+
+
+class _Channels:
+    """Turns the records of an MCAP file into messages, with what the records before said of their channels."""
+
+    def __init__(self, path: Path, damage: list[str]) -> None:
+        self._path, self._damage = path, damage
+        self._records = library("mcap.records")
+        self._types: dict[int, str] = {}
+        self._topics: dict[int, tuple[str, str]] = {}
+
+    def messages(self, records: Iterable[Any]) -> Iterator[Found]:
+        for r in records:
+            if isinstance(r, self._records.Schema):
+                self._types[r.id] = r.name
+            elif isinstance(r, self._records.Channel):
+                self._topics[r.id] = (r.topic, self._types.get(r.schema_id, ""))
+            elif isinstance(r, self._records.Message) and r.channel_id in self._topics:
+                topic, kind = self._topics[r.channel_id]
+                yield from _unpacked(self._path, (topic, kind, r.log_time, r.data), self._damage)
+
+
+def _cut_chunk(file: IO[bytes], start: int) -> list[Any]:
+    """Return the records that are whole of a chunk at a byte of the file, of which the end is missing."""
+    found = []
+    try:
+        file.seek(start)
+        stream = library("mcap.data_stream").ReadDataStream(file)
+        if stream.read1() != MCAP_CHUNK:
+            return []
+        stream.read(8 + 8 + 8 + 8 + 4)  # length, start time, end time, size when it is not compressed, its CRC
+        compression = stream.read_prefixed_string()
+        packed = file.read(min(stream.read8(), MAX_RECORD_BYTES))
+        if compression == "zstd":
+            packed = library("zstandard").ZstdDecompressor().decompressobj().decompress(packed)
+        elif compression == "lz4":
+            packed = library("lz4.frame").LZ4FrameDecompressor().decompress(packed)
+        reader = library("mcap.stream_reader").StreamReader(io.BytesIO(packed), skip_magic=True)
+        for record in reader.records:
+            found.append(record)  # noqa: PERF402 - those before an error count
+    except Exception:  # noqa: BLE001 - that it ends in the middle of something is what is expected
+        pass
+    return found
+
+
+def _chunk_offsets(file: IO[bytes]) -> list[int]:
+    """Return the bytes at which an MCAP file has chunks, as its index says; none where that is damaged."""
+    try:
+        file.seek(0)
+        summary = library("mcap.reader").make_reader(file).get_summary()
+        return [index.chunk_start_offset for index in summary.chunk_indexes] if summary else []
+    except Exception:  # noqa: BLE001 - it is no worse than before
+        return []
 
 
 def scan_sqlite(path: Path, damage: list[str]) -> Iterator[Found]:
@@ -66,35 +123,49 @@ def scan_sqlite(path: Path, damage: list[str]) -> Iterator[Found]:
     Args:
         path: the file.
         damage: gets a line where something cannot be read.
-
-    Raises:
-        BagError: if it is no database of messages.
     """
     database = sqlite3.connect(f"file:{path}?immutable=1", uri=True)
     try:
+        # So a file that is shorter than its header says is not refused as a whole; nothing is written.
+        database.execute("PRAGMA writable_schema = ON")
         try:
             topics = {i: (name, kind) for i, name, kind in database.execute("SELECT id, name, type FROM topics")}
-        except sqlite3.Error as error:
-            raise BagError(f"expected a recording with a table of topics, {path} has none: {error}") from error
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            damage.append(f"expected a table of topics, {path.name} has none: {error}")
+            return
         last, lost = 0, 0
         while lost < LOST_IN_A_ROW:
             try:
                 query = "SELECT id, topic_id, timestamp, data FROM messages WHERE id > ? ORDER BY id"
                 for row, topic, stamp_ns, data in database.execute(query, (last,)):
                     last, lost = row, 0
-                    if topic in topics:
-                        yield (*topics[topic], stamp_ns, unpacked(data))
+                    if topic in topics and isinstance(stamp_ns, int) and isinstance(data, bytes):
+                        yield from _unpacked(path, (*topics[topic], stamp_ns, data), damage)
                 break
             except sqlite3.Error as error:
                 if lost == 0:
-                    damage.append(f"{path.name} cannot be read beyond message {last} ({error})")
+                    damage.append(f"{path.name}: message {last + 1} cannot be read ({error})")
                 last, lost = last + 1, lost + 1
     finally:
         database.close()
 
 
+def _unpacked(path: Path, found: Found, damage: list[str]) -> Iterator[Found]:
+    """Yield a message with its CDR, nothing where it cannot be decompressed."""
+    topic, kind, stamp_ns, data = found
+    try:
+        yield topic, kind, stamp_ns, unpacked(data)
+    except library("zstandard").ZstdError as error:
+        damage.append(f"{path.name}: a message of {topic} cannot be decompressed ({error})")
+
+
 def unpacked(data: bytes) -> bytes:
-    """Return the CDR of a message that may be compressed by itself, as some SQLite recordings have it."""
+    """Return the CDR of a message that may be compressed by itself, as some recordings have it.
+
+    Raises:
+        BagError: if zstandard is needed and not installed.
+        zstandard.ZstdError: if it cannot be decompressed.
+    """
     if not data.startswith(ZSTD_MAGIC):
         return data
     decompressed: bytes = library("zstandard").ZstdDecompressor().decompressobj().decompress(data)
