@@ -79,7 +79,8 @@ def find_topics(topics: Mapping[str, BagTopic], names: TopicNames | None = None)
     lens where there are several; else the only one of its type. The truth is only found by such a name.
 
     Raises:
-        BagError: if one is missing, has the wrong type, or cannot be told from others. The message names it.
+        BagError: if one is missing, has the wrong type, cannot be told from others, or is named twice. The
+            message names it.
     """
     names = names or TopicNames()
     found: dict[str, str] = {}
@@ -91,6 +92,8 @@ def find_topics(topics: Mapping[str, BagTopic], names: TopicNames | None = None)
         found[key] = _check(topics, role, asked) if asked else _find(topics, key, camera)
         if key == "lens":
             camera = found[key].removesuffix(role.live_name)
+    if found["image"] == found.get("truth"):
+        raise BagError(f"topic {found['image']}: expected images or true depth, it is named for both")
     return RecordedTopics(**found)
 
 

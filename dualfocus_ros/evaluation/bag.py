@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from dualfocus_ros import decoding
 from dualfocus_ros.bags.library import deserialize
 from dualfocus_ros.bags.reader import Bag, BagMessage
 from dualfocus_ros.bags.topics import ROLES, RecordedTopics, TopicNames, find_topics
-from dualfocus_ros.errors import DualFocusError, StackError
+from dualfocus_ros.errors import BagError, DualFocusError, MessageError, StackError
 from dualfocus_ros.evaluation.matching import StampMatcher
 from dualfocus_ros.evaluation.results import Evaluation
 from dualfocus_ros.evaluation.stacks import Sample
@@ -22,11 +22,21 @@ from dualfocus_ros.types import FloatImage, FocalStack
 
 # A truth that comes as late as this after its image is still found.
 TRUTH_DELAY_S = 2.0
-# Stacks that are complete, each with its true depth as recorded.
-Decided = list[tuple[FocalStack, bytes | None]]
-Adder = Callable[[BagMessage], Decided]
 # Without a limit to the age of a stack, truths are kept for this long.
 LONGEST_SWEEP_S = 30.0
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """A message of true depth, and in words where in the recording it is."""
+
+    data: bytes
+    place: str
+
+
+# Stacks that are complete, each with its true depth as recorded.
+Decided = list[tuple[FocalStack, _Recorded | None]]
+Adder = Callable[[BagMessage], Decided]
 
 
 class BagStacks:
@@ -57,11 +67,12 @@ class BagStacks:
         self._bag = bag
         self._buffer = FocalStackBuffer(buffer)
         longest_s = self._buffer.config.max_stack_age_s or LONGEST_SWEEP_S
-        self._matcher: StampMatcher[FocalStack, bytes] = StampMatcher(tolerance_s, longest_s + TRUTH_DELAY_S)
+        self._matcher: StampMatcher[FocalStack, _Recorded] = StampMatcher(tolerance_s, longest_s + TRUTH_DELAY_S)
         self._read: Counter[str] = Counter()
         self._troubles: dict[tuple[str, str], str] = {}
         self._trouble_counts: Counter[tuple[str, str]] = Counter()
         self._unusable: Counter[str] = Counter()
+        self._unusable_matches = 0
         self._size: tuple[int, ...] = ()
         self._stamp_ns: dict[str, int] = {}
         self._stacks = 0
@@ -115,16 +126,16 @@ class BagStacks:
         counts = {f"messages of {topic}": self._read[topic] for topic in self.topics.names()}
         counts["focal stacks"] = self._stacks
         counts |= {f"frames dropped: {reason}": n for reason, n in sorted(self._buffer.drops.items()) if n}
-        counts |= {f"unusable messages of {topic}": n for topic, n in sorted(self._unusable.items())}
+        counts |= {f"unusable messages of {topic}": n for topic, n in sorted(self._unusable.items()) if n}
         if self.has_truth:
-            counts["stacks with true depth"] = self._matcher.matched
+            counts["stacks with true depth"] = self._matcher.matched - self._unusable_matches
             counts["stacks without true depth of their stamp"] = self._matcher.unmatched
             counts["true depth images of no stack"] = self._matcher.truths_seen - self._matcher.matched
         return counts
 
     def complete(self, evaluation: Evaluation) -> Evaluation:
         """Return an evaluation of these stacks, with notes and counts."""
-        counts = {**self.counts, "stacks that gave no depth": len(evaluation.failures)}
+        counts = {**self.counts, "stacks that failed": len(evaluation.failures)}
         return replace(evaluation, notes=self.notes, counts=counts)
 
     def _add(self, message: BagMessage) -> Decided:
@@ -160,11 +171,16 @@ class BagStacks:
     def _add_truth(self, message: BagMessage) -> Decided:
         # Most of them belong to no stack: decoded are those that do.
         m = self._decoded(message, "truth")
-        return self._matcher.add_truth(decoding.stamp_to_ns(m.header.stamp), message.data)
+        return self._matcher.add_truth(
+            decoding.stamp_to_ns(m.header.stamp), _Recorded(message.data, self._place(message))
+        )
 
     def _decoded(self, message: BagMessage, role: str) -> Any:
         """Return the message with the fields of its type; note stamps that go back."""
-        m = deserialize(ROLES[role].message_type, message.data)
+        expected = ROLES[role].message_type
+        if message.message_type != expected:
+            raise BagError(f"expected a message of type {expected}, got {message.message_type}")
+        m = deserialize(expected, message.data)
         stamp_ns = decoding.stamp_to_ns(m.header.stamp)
         before_ns = self._stamp_ns.get(message.topic, stamp_ns)
         if stamp_ns < before_ns:
@@ -181,26 +197,37 @@ class BagStacks:
             done += self._matcher.add_estimate(stack.stamp_ns, stack)
         return done
 
-    def _sample(self, stack: FocalStack, truth: bytes | None) -> Sample:
-        path = Path(self._bag.path.name) / f"{self._stacks:04d}"
+    def _sample(self, stack: FocalStack, truth: _Recorded | None) -> Sample:
+        bag = self._bag.path.absolute()
+        path = Path(bag.name) / f"{self._stacks:04d}"
         self._stacks += 1
-        return Sample(path, self._bag.path.stem, stack, self._truth_m(truth))
+        return Sample(path, bag.stem, stack, None if truth is None else self._truth_m(stack, truth))
 
-    def _truth_m(self, data: bytes | None) -> FloatImage | None:
-        if data is None:
-            return None
+    def _truth_m(self, stack: FocalStack, truth: _Recorded) -> FloatImage | None:
+        """Return the true depth of a stack, None where the message does not give it."""
+        topic = self.topics.truth
         try:
-            return decoding.depth_from_message(deserialize(ROLES["truth"].message_type, data))
+            depth_m = decoding.depth_from_message(deserialize(ROLES["truth"].message_type, truth.data))
+            wanted = stack.slices[stack.reference].image.shape[:2]
+            if depth_m.shape != wanted:
+                got, expected = (f"{shape[1]} x {shape[0]}" for shape in (depth_m.shape, wanted))
+                raise MessageError(f"expected true depth of {expected} pixels as the images, got {got}")
+            return depth_m
         except DualFocusError as error:
-            self._note(self.topics.truth, type(error).__name__, f"{self.topics.truth}: {error}; left out")
-            self._unusable[self.topics.truth] += 1
+            self._note(topic, type(error).__name__, f"{topic}, {truth.place}: {error}; left out")
+            self._unusable[topic] += 1
+            self._unusable_matches += 1
             return None
 
     def _trouble(self, message: BagMessage, kind: str, text: str, *, unusable: bool = True) -> None:
         """Note something wrong with a message: the first of its kind with its place, the others counted."""
-        place = f"message {self._read[message.topic]}, {self._bag.place(message.stamp_ns)}"
-        self._note(message.topic, kind, f"{message.topic}, {place}: {text}{'; left out' if unusable else ''}")
+        place, left_out = self._place(message), "; left out" if unusable else ""
+        self._note(message.topic, kind, f"{message.topic}, {place}: {text}{left_out}")
         self._unusable[message.topic] += unusable
+
+    def _place(self, message: BagMessage) -> str:
+        """Return in words where in the recording the message is that was read last of its topic."""
+        return f"message {self._read[message.topic]}, {self._bag.place(message.stamp_ns)}"
 
     def _note(self, topic: str, kind: str, text: str) -> None:
         self._trouble_counts[topic, kind] += 1

@@ -17,7 +17,8 @@ class StampMatcher(Generic[Estimate, Truth]):
     """Joins estimates and truths. Estimates come out in the order in which they came in, each exactly once.
 
     A truth of the same stamp is taken at once; else the nearest one within the tolerance, as soon as a truth
-    beyond it shows that no nearer one will come. Every truth is taken once.
+    beyond it shows that no nearer one will come. Every truth is taken once, and not by one estimate while another
+    that waits is nearer to it.
     """
 
     def __init__(self, tolerance_s: float, keep_s: float, most_waiting: int = 16) -> None:
@@ -48,8 +49,8 @@ class StampMatcher(Generic[Estimate, Truth]):
             self._newest_ns = stamp_ns
         self._truths[stamp_ns] = truth
         self._newest_ns = stamp_ns if self._newest_ns is None else max(self._newest_ns, stamp_ns)
-        while (oldest := next(iter(self._truths))) < self._newest_ns - self._keep_ns:
-            del self._truths[oldest]
+        for old in [t for t in self._truths if t < self._newest_ns - self._keep_ns]:
+            del self._truths[old]
         return done + self._decide(final=False)
 
     def add_estimate(self, stamp_ns: int, estimate: Estimate) -> list[tuple[Estimate, Truth | None]]:
@@ -74,12 +75,18 @@ class StampMatcher(Generic[Estimate, Truth]):
         return done
 
     def _take(self, stamp_ns: int) -> Truth | None:
-        """Take the nearest truth out, None where there is none within the tolerance."""
-        nearest = stamp_ns
-        if stamp_ns not in self._truths:
-            nearest = min(self._truths, key=lambda t: abs(t - stamp_ns), default=stamp_ns)
-        if nearest not in self._truths or abs(nearest - stamp_ns) > self._tolerance_ns:
+        """Take the nearest truth out that is not nearer to another; None where none is within the tolerance."""
+        if stamp_ns in self._truths:
+            self.matched += 1
+            return self._truths.pop(stamp_ns)
+        others = [other for other, _ in self._waiting if other != stamp_ns]
+        free = [
+            t
+            for t in self._truths
+            if abs(t - stamp_ns) <= self._tolerance_ns and all(abs(t - o) >= abs(t - stamp_ns) for o in others)
+        ]
+        if not free:
             self.unmatched += 1
             return None
         self.matched += 1
-        return self._truths.pop(nearest)
+        return self._truths.pop(min(free, key=lambda t: (abs(t - stamp_ns), t)))

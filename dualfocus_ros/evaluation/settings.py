@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -136,8 +137,9 @@ def _config(kind: type[Config], values: Mapping[str, Any]) -> Config:
 def _checked(name: str, kind: Any, metadata: Mapping[str, Any], value: Any) -> Any:
     """Return a value of a parameter in its type; raise ParameterError if it is another or out of range."""
     plain = kind if kind in (bool, int, float) else str  # else Literal[...] of strings
-    if plain is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+    if plain is float and isinstance(value, int | str) and not isinstance(value, bool):
+        with suppress(ValueError):  # a text may be 1e3 or inf, which YAML 1.1 takes for no number, but ROS does
+            value = float(value)
     if type(value) is not plain:
         raise ParameterError(f"parameter {name}: expected {plain.__name__}, got {value!r}")
     if "choices" in metadata and value not in metadata["choices"]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from pathlib import Path
 from dualfocus_ros.bags.reader import METADATA, SUFFIXES, Bag
 from dualfocus_ros.bags.topics import TopicNames
 from dualfocus_ros.datasets.registry import find_dataset
+from dualfocus_ros.errors import ParameterError
 from dualfocus_ros.evaluation.bag import BagStacks
 from dualfocus_ros.evaluation.results import Evaluation
 from dualfocus_ros.evaluation.stacks import Sample, read_samples
@@ -52,6 +54,9 @@ class SourceOptions:
         tolerance_s: largest difference between the stamps of depth and truth of a recording.
         start_s: seconds into the recording at which to start.
         end_s: seconds into the recording at which to end; None: at its end.
+
+    Raises:
+        ParameterError: if a time makes no sense.
     """
 
     dataset: str = ""
@@ -60,6 +65,13 @@ class SourceOptions:
     tolerance_s: float = 0.0
     start_s: float = 0.0
     end_s: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the times; raise ParameterError."""
+        if not 0.0 <= self.tolerance_s < math.inf:
+            raise ParameterError(f"expected a tolerance of at least 0 s, got {self.tolerance_s}")
+        if not 0.0 <= self.start_s < (math.inf if self.end_s is None else self.end_s):
+            raise ParameterError(f"expected 0 <= start < end in seconds, got {self.start_s} and {self.end_s}")
 
 
 def is_bag(path: Path) -> bool:
@@ -125,7 +137,12 @@ def _of_dataset(root: Path, options: SourceOptions) -> OpenSource:
 def _of_bag(bag: Bag, buffer: BufferConfig, options: SourceOptions) -> OpenSource:
     stacks = BagStacks(bag, options.names, buffer, options.tolerance_s)
     start_ns = bag.start_ns + round(options.start_s * 1e9) if options.start_s > 0.0 else None
-    stop_ns = bag.start_ns + round(options.end_s * 1e9) if options.end_s is not None else None
+    if options.start_s > bag.duration_s:
+        raise ParameterError(
+            f"expected a start within the recording, which is {bag.duration_s:.3f} s long, got {options.start_s} s"
+        )
+    ends = options.end_s is not None and options.end_s <= bag.duration_s
+    stop_ns = bag.start_ns + round((options.end_s or 0.0) * 1e9) if ends else None
     images = bag.topics[stacks.topics.image].count
     return OpenSource(
         stacks.samples(start_ns, stop_ns),
