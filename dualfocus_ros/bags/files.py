@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dualfocus_ros.bags.library import library
-from dualfocus_ros.bags.recovery import Found, scan_mcap, scan_sqlite, unpacked
+from dualfocus_ros.bags.recovery import Found, is_cut, scan_mcap, scan_sqlite, unpacked
 
 MCAP = ".mcap"
 SQLITE = ".db3"
@@ -51,18 +51,16 @@ class BagFile:
             if 0 < self._reader.message_count == self.counts.total():
                 self.start_ns, self.end_ns = self._reader.start_time, self._reader.end_time - 1
                 return
-            self.close()
-            self.counts.clear()
+            if self._reader.message_count and self._reader.connections:
+                trouble = "its index contradicts itself"
+        self.close()
+        self.counts.clear()
         if trouble:
             damage.append(f"{self.path.name} is damaged ({trouble}): it is read as far as it goes")
         for topic, kind, stamp_ns, _ in self._scan(damage):
             self.counts[topic, kind] += 1
             self.start_ns = stamp_ns if self.start_ns is None else min(self.start_ns, stamp_ns)
             self.end_ns = stamp_ns if self.end_ns is None else max(self.end_ns, stamp_ns)
-        if not trouble and self.counts:
-            damage.append(
-                f"{self.path.name} is damaged (its index does not know its messages): it is read without"
-            )
 
     def close(self) -> None:
         """Close the file."""
@@ -147,6 +145,8 @@ class BagFile:
     def _open_index(self) -> str:
         """Open the file; return what is wrong with it."""
         reader = library("rosbags.rosbag2").Reader(self.path)
+        if self.path.suffix == SQLITE and is_cut(self.path):
+            return "it ends within a page"
         try:
             reader.open()
         except Exception as error:  # noqa: BLE001 - whatever damage does

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import sqlite3
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import IO, Any
 
@@ -124,30 +125,53 @@ def scan_sqlite(path: Path, damage: list[str]) -> Iterator[Found]:
         path: the file.
         damage: gets a line where something cannot be read.
     """
-    database = sqlite3.connect(f"file:{path}?immutable=1", uri=True)
+    before: Found | None = None
+    with closing(sqlite3.connect(f"file:{path}?immutable=1", uri=True)) as database:
+        for found in _rows(database, path.name, damage):
+            if before is not None:
+                yield from _unpacked(path, before, damage)
+            before = found
+    if before is not None and is_cut(path):
+        damage.append(f"{path.name} is cut: its last message, of {before[0]}, is left out")
+    elif before is not None:
+        yield from _unpacked(path, before, damage)
+
+
+def _rows(database: sqlite3.Connection, name: str, damage: list[str]) -> Iterator[Found]:
+    """Yield the messages of a database as they are in it."""
     try:
         # So a file that is shorter than its header says is not refused as a whole; nothing is written.
         database.execute("PRAGMA writable_schema = ON")
+        topics = {i: (topic, kind) for i, topic, kind in database.execute("SELECT id, name, type FROM topics")}
+    except sqlite3.Error as error:
+        damage.append(f"expected a table of topics, {name} has none: {error}")
+        return
+    # One by one: the library drops a row that it has when the next one cannot be read.
+    query = "SELECT id, topic_id, timestamp, data FROM messages WHERE id > ? ORDER BY id LIMIT 1"
+    last, lost = 0, 0
+    while lost < LOST_IN_A_ROW:
         try:
-            topics = {i: (name, kind) for i, name, kind in database.execute("SELECT id, name, type FROM topics")}
-        except (sqlite3.Error, UnicodeDecodeError) as error:
-            damage.append(f"expected a table of topics, {path.name} has none: {error}")
+            row = database.execute(query, (last,)).fetchone()
+            if row is not None and row[0] <= last:
+                raise sqlite3.DatabaseError(f"its number is {row[0]}")
+        except sqlite3.Error as error:
+            if lost == 0:
+                damage.append(f"{name}: message {last + 1} cannot be read ({error})")
+            last, lost = last + 1, lost + 1
+            continue
+        if row is None:
             return
-        last, lost = 0, 0
-        while lost < LOST_IN_A_ROW:
-            try:
-                query = "SELECT id, topic_id, timestamp, data FROM messages WHERE id > ? ORDER BY id"
-                for row, topic, stamp_ns, data in database.execute(query, (last,)):
-                    last, lost = row, 0
-                    if topic in topics and isinstance(stamp_ns, int) and isinstance(data, bytes):
-                        yield from _unpacked(path, (*topics[topic], stamp_ns, data), damage)
-                break
-            except sqlite3.Error as error:
-                if lost == 0:
-                    damage.append(f"{path.name}: message {last + 1} cannot be read ({error})")
-                last, lost = last + 1, lost + 1
-    finally:
-        database.close()
+        last, lost = row[0], 0
+        _, topic, stamp_ns, data = row
+        if topic in topics and isinstance(stamp_ns, int) and isinstance(data, bytes):
+            yield (*topics[topic], stamp_ns, data)
+
+
+def is_cut(path: Path) -> bool:
+    """Say whether an SQLite file ends within a page: that reads as if zeros followed, without an error."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(18)[16:18], "big")
+    return path.stat().st_size % {0: 1, 1: 65536}.get(size, size) != 0
 
 
 def _unpacked(path: Path, found: Found, damage: list[str]) -> Iterator[Found]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,6 +14,7 @@ from dualfocus_ros.errors import BagError
 STORAGES = ("mcap", "sqlite3")
 # The newest format of metadata.yaml that Humble reads is older, but its reader takes this one, too.
 FORMAT_VERSION = 8
+WRITE_ERRORS = (OSError, sqlite3.Error)
 
 
 class BagWriter:
@@ -51,8 +53,8 @@ class BagWriter:
                 mode = chunks if self._storage == "mcap" else rosbag2.CompressionMode.MESSAGE
                 self._writer.set_compression(mode, rosbag2.CompressionFormat.ZSTD)
             self._writer.open()
-        except OSError as error:
-            raise BagError(f"cannot write {self.path}: {error.strerror}; check path and permissions") from error
+        except WRITE_ERRORS as error:
+            raise BagError(f"cannot write {self.path}: {_words(error)}; check path and permissions") from error
         return self
 
     def __exit__(
@@ -61,7 +63,7 @@ class BagWriter:
         """Complete the recording, also after an error: what was written until then is of use."""
         try:
             self._writer.close()
-        except OSError as problem:
+        except WRITE_ERRORS as problem:
             raise self._failed(problem) from problem
 
     def write(self, topic: str, message_type: str, stamp_ns: int, data: bytes | memoryview) -> None:
@@ -81,7 +83,7 @@ class BagWriter:
             if connection is None:
                 connection = self._connections[topic] = self._add(topic, message_type)
             self._writer.write(connection, stamp_ns, data)
-        except OSError as error:
+        except WRITE_ERRORS as error:
             raise self._failed(error) from error
         self.counts[topic] = self.counts.get(topic, 0) + 1
 
@@ -90,5 +92,9 @@ class BagWriter:
             raise BagError(f"topic {topic}: messages of type {message_type} are not known here, so not recorded")
         return self._writer.add_connection(topic, message_type, typestore=typestore())
 
-    def _failed(self, error: OSError) -> BagError:
-        return BagError(f"cannot write {self.path}: {error.strerror or error}; what it has can be read")
+    def _failed(self, error: Exception) -> BagError:
+        return BagError(f"cannot write {self.path}: {_words(error)}; what it has can be read")
+
+
+def _words(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)
