@@ -9,7 +9,8 @@ from typing import Generic, TypeVar
 Estimate = TypeVar("Estimate")
 Truth = TypeVar("Truth")
 
-# Where stamps go back by more, time itself went back: a recording plays again.
+# Truths may come in another order than that of their stamps, but not by more than this: where stamps go back by
+# more, time itself went back, as when a recording plays again.
 TIME_JUMP_NS = 200_000_000
 
 
@@ -17,7 +18,7 @@ class StampMatcher(Generic[Estimate, Truth]):
     """Joins estimates and truths. Estimates come out in the order in which they came in, each exactly once.
 
     A truth of the same stamp is taken at once; else the nearest one within the tolerance, as soon as a truth
-    beyond it shows that no nearer one will come. Every truth is taken once, and not by one estimate while another
+    far beyond it shows that no nearer one will come. Every truth is taken once, and not by one estimate while another
     that waits is nearer to it.
     """
 
@@ -66,7 +67,8 @@ class StampMatcher(Generic[Estimate, Truth]):
         done: list[tuple[Estimate, Truth | None]] = []
         while self._waiting:
             stamp_ns, estimate = self._waiting[0]
-            late = self._newest_ns is not None and self._newest_ns >= stamp_ns + self._tolerance_ns
+            last_ns = stamp_ns + self._tolerance_ns + TIME_JUMP_NS
+            late = self._newest_ns is not None and self._newest_ns >= last_ns
             given_up = final or late or len(self._waiting) > self._most_waiting
             if stamp_ns not in self._truths and not given_up:
                 break
