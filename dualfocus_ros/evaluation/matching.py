@@ -18,8 +18,8 @@ class StampMatcher(Generic[Estimate, Truth]):
     """Joins estimates and truths. Estimates come out in the order in which they came in, each exactly once.
 
     A truth of the same stamp is taken at once; else the nearest one within the tolerance, as soon as a truth
-    far beyond it shows that no nearer one will come. Every truth is taken once, and not by one estimate while another
-    that waits is nearer to it.
+    far beyond it shows that no nearer one will come. Every truth is taken once, and not by one estimate while
+    another that waits is nearer to it.
     """
 
     def __init__(self, tolerance_s: float, keep_s: float, most_waiting: int = 16) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -107,11 +109,14 @@ def evaluate(
 ) -> Evaluation:
     """Estimate the depth of samples, and score those whose truth is known.
 
+    Each stack is scored on a thread while the engine works on the next one; the order of all results, and their
+    numbers, are those of one thread.
+
     Args:
         engine: already entered.
         samples: taken one at a time; none is kept.
         config: as the depth node has it. What a sample says of its field of view goes before `breathing`.
-        observe: called with every stack that was estimated.
+        observe: called with every stack that was estimated, in order, on the thread that called.
         one_lens: the samples come one after the other from one camera: what alignment learns of its lens is kept
             from stack to stack, and a stack that gives no depth is noted. Else each has a lens of its own, and
             the first that gives no depth is an error.
@@ -125,24 +130,47 @@ def evaluate(
     """
     run = _Run(engine, config, one_lens, look)
     start = time.perf_counter()
-    with _aligner(config) if one_lens else nullcontext() as kept:
+    with (
+        _aligner(config) if one_lens else nullcontext() as kept,
+        ThreadPoolExecutor(1, "scores") as scorer,
+    ):
+        waiting: deque[Future[Observation | None]] = deque()
         for sample in samples:
             if sample.truth_m is None and not look:
                 run.without_truth.append(sample.path)
                 continue
             with nullcontext(kept) if kept is not None else _aligner(config) as aligner:
-                observation = run.one(sample, aligner)
-            if observation is not None:
-                observe(observation)
+                found = run.estimate(sample, aligner)
+            waiting.append(scorer.submit(run.judge, sample, found))
+            # An error may be the end: it is not left waiting while the engine goes on.
+            _tell(waiting, 0 if isinstance(found, DualFocusError) else 1, observe)
+        _tell(waiting, 0, observe)
     return run.evaluation(time.perf_counter() - start)
+
+
+def _tell(waiting: deque[Future[Observation | None]], behind: int, observe: Callable[[Observation], None]) -> None:
+    """Hand on what was scored, oldest first, until only so many are left; raise what scoring raised."""
+    while len(waiting) > behind:
+        observation = waiting.popleft().result()
+        if observation is not None:
+            observe(observation)
 
 
 def _aligner(config: EstimatorConfig) -> AbstractContextManager[Aligner]:
     return make_aligner(config.residual, config.alignment_file, denoise=config.denoise)
 
 
+@dataclass(frozen=True, eq=False)
+class _Estimated:
+    """The depth of a stack, what its field of view was taken from, and how long it took."""
+
+    estimate: DepthEstimate
+    breathing: Breathing
+    runtime_s: float
+
+
 class _Run:
-    """Collects what one evaluation finds."""
+    """Collects what one evaluation finds. One thread estimates, another judges, both in the order of samples."""
 
     def __init__(self, engine: DepthEngine, config: EstimatorConfig, one_lens: bool, look: bool) -> None:
         self._engine, self._config, self._one_lens, self._look = engine, config, one_lens, look
@@ -154,10 +182,29 @@ class _Run:
         self.failures: list[tuple[Path, str]] = []
         self.align_s = self.engine_s = 0.0
 
-    def one(self, sample: Sample, aligner: Aligner) -> Observation | None:
-        """Evaluate one sample; return None where it gave no depth."""
+    def estimate(self, sample: Sample, aligner: Aligner) -> _Estimated | DualFocusError:
+        """Return the depth of one sample, or why there is none."""
+        config = self._config
+        if sample.breathing is not None:
+            config = replace(config, breathing=sample.breathing)
+        if self._estimator is None or not self._one_lens:
+            self._estimator = DepthEstimator(self._engine, config, aligner)
+        self._estimator.config = config
         try:
-            return self._observe(sample, aligner)
+            estimate = self._estimator.estimate(sample.stack)
+        except DualFocusError as error:
+            return error
+        timing = self._estimator.timing
+        self.align_s += timing.align_s
+        self.engine_s += timing.engine_s
+        return _Estimated(estimate, aligner.report.source, timing.align_s + timing.engine_s)
+
+    def judge(self, sample: Sample, found: _Estimated | DualFocusError) -> Observation | None:
+        """Score one sample; return None where it gave no depth, or raise where that is not to be."""
+        try:
+            if isinstance(found, DualFocusError):
+                raise found
+            return self._score(sample, found)
         except EngineError:
             raise
         except DualFocusError as error:
@@ -166,8 +213,8 @@ class _Run:
             self.failures.append((sample.path, str(error)))
             return None
 
-    def _observe(self, sample: Sample, aligner: Aligner) -> Observation:
-        estimate, runtime_s = self._estimate(sample, aligner)
+    def _score(self, sample: Sample, found: _Estimated) -> Observation:
+        estimate, runtime_s = found.estimate, found.runtime_s
         look = result = None
         if self._look:
             look = StackLook(sample.path, sample.family, look_at(estimate, self._before_m), runtime_s)
@@ -181,21 +228,9 @@ class _Run:
             )
             result = StackResult(sample.path, sample.family, metrics, runtime_s, bands)
             self.stacks.append(result)
-        source = aligner.report.source
-        return Observation(self._engine.name, sample.stack, estimate, source, sample.truth_m, result, look)
-
-    def _estimate(self, sample: Sample, aligner: Aligner) -> tuple[DepthEstimate, float]:
-        config = self._config
-        if sample.breathing is not None:
-            config = replace(config, breathing=sample.breathing)
-        if self._estimator is None or not self._one_lens:
-            self._estimator = DepthEstimator(self._engine, config, aligner)
-        self._estimator.config = config
-        estimate = self._estimator.estimate(sample.stack)
-        timing = self._estimator.timing
-        self.align_s += timing.align_s
-        self.engine_s += timing.engine_s
-        return estimate, timing.align_s + timing.engine_s
+        return Observation(
+            self._engine.name, sample.stack, estimate, found.breathing, sample.truth_m, result, look
+        )
 
     def evaluation(self, elapsed_s: float) -> Evaluation:
         return Evaluation(

@@ -23,7 +23,7 @@ from dualfocus_ros.engine.classical import ClassicalEngine
 from dualfocus_ros.errors import BagError, DualFocusError, ParameterError, StackError
 from dualfocus_ros.estimator import EstimatorConfig
 from dualfocus_ros.evaluation.results import Evaluation, Observation
-from dualfocus_ros.evaluation.source import BagOptions, open_source
+from dualfocus_ros.evaluation.source import SourceOptions, open_source
 from dualfocus_ros.evaluation.stacks import Sample, evaluate
 from dualfocus_ros.stack import BufferConfig, FocalStackBuffer
 from dualfocus_ros.types import CameraFrame, FocalStack
@@ -55,15 +55,18 @@ def buffered(camera_frames: Iterable[CameraFrame], **config: Any) -> list[FocalS
     return stacks + buffer.flush()
 
 
-def read(path: Path, options: BagOptions | None = None, **config: Any) -> tuple[list[Sample], Evaluation]:
+def read(path: Path, options: SourceOptions | None = None, **config: Any) -> tuple[list[Sample], Evaluation]:
     """Return the stacks of a recording, with an evaluation that has no more than its notes and counts."""
-    with open_source(path, BufferConfig(**config), options or BagOptions()) as source:
+    with open_source(path, BufferConfig(**config), options or SourceOptions()) as source:
         samples = list(source.samples)
         return samples, source.complete(Evaluation("none", "", ()))
 
 
-def evaluated(path: Path, options: BagOptions | None = None, **config: Any) -> Evaluation:
-    with open_source(path, BufferConfig(**config), options or BagOptions()) as source, ClassicalEngine() as engine:
+def evaluated(path: Path, options: SourceOptions | None = None, **config: Any) -> Evaluation:
+    with (
+        open_source(path, BufferConfig(**config), options or SourceOptions()) as source,
+        ClassicalEngine() as engine,
+    ):
         return source.complete(evaluate(engine, source.samples, EstimatorConfig(), one_lens=True, look=True))
 
 
@@ -124,7 +127,7 @@ def test_numbers_are_those_of_the_stacks_without_a_recording(
     direct = [Sample(Path("x"), "x", s, true[s.stamp_ns]) for s in buffered(camera_frames)]
     seen: list[list[Observation]] = [[], []]
     results = []
-    with open_source(path, BufferConfig(), BagOptions()) as source:
+    with open_source(path, BufferConfig(), SourceOptions()) as source:
         for samples, into in ((source.samples, seen[0]), (direct, seen[1])):
             with ClassicalEngine() as engine:
                 config = EstimatorConfig()
@@ -174,7 +177,7 @@ def test_truth_at_other_stamps_needs_a_tolerance(
     assert evaluation.counts["stacks with true depth"] == 0
     assert evaluation.counts["stacks without true depth of their stamp"] == STACKS
     assert evaluation.counts["true depth images of no stack"] == FRAMES
-    samples, evaluation = read(path, BagOptions(tolerance_s=0.0075))
+    samples, evaluation = read(path, SourceOptions(tolerance_s=0.0075))
     assert evaluation.counts["stacks with true depth"] == STACKS
     for sample in samples:
         np.testing.assert_array_equal(sample.truth_m, truths(camera_frames)[sample.stack.stamp_ns])
@@ -214,16 +217,16 @@ def test_start_and_end(camera_frames: list[CameraFrame], recording: list, tmp_pa
     first_ns = camera_frames[0].stamp_ns
     inside = [f for f in camera_frames if 0.8e9 <= f.stamp_ns - first_ns < 2.4e9]
     assert 20 < len(inside) < 30
-    samples, evaluation = read(path, BagOptions(start_s=0.8, end_s=2.4))
+    samples, evaluation = read(path, SourceOptions(start_s=0.8, end_s=2.4))
     expected = buffered(inside)
     assert len(samples) == len(expected) >= 3
     for sample, stack in zip(samples, expected, strict=True):
         assert_same(sample.stack, stack)
     assert evaluation.counts[f"messages of {IMAGE}"] == len(inside)
-    everything, _ = read(path, BagOptions(end_s=1e12))
+    everything, _ = read(path, SourceOptions(end_s=1e12))
     assert len(everything) == STACKS
     with pytest.raises(ParameterError, match="which is 2.867 s long, got 5.0 s"):
-        read(path, BagOptions(start_s=5.0))
+        read(path, SourceOptions(start_s=5.0))
 
 
 @pytest.mark.parametrize(
@@ -240,7 +243,7 @@ def test_start_and_end(camera_frames: list[CameraFrame], recording: list, tmp_pa
 )
 def test_times_that_make_no_sense(options: dict[str, float]) -> None:
     with pytest.raises(ParameterError):
-        BagOptions(**options)
+        SourceOptions(**options)
 
 
 def test_two_runs_give_the_same(recording: list, tmp_path: Path) -> None:
@@ -440,7 +443,7 @@ def test_a_truth_that_cannot_be_scored_is_noted_and_the_others_are(recording: li
 
 def test_topics_can_be_named_and_truth_left_out(recording: list, tmp_path: Path) -> None:
     path = write(tmp_path / "bag", recording, rename=lambda t: t.replace("/camera", "/left/eye"))
-    samples, _ = read(path, BagOptions(TopicNames("/left/eye/image_raw", truth_topic="none")))
+    samples, _ = read(path, SourceOptions(names=TopicNames("/left/eye/image_raw", truth_topic="none")))
     assert len(samples) == STACKS
     assert all(sample.truth_m is None for sample in samples)
 
@@ -463,7 +466,7 @@ def test_reading_stops_where_evaluating_fails(recording: list, tmp_path: Path) -
     path = write(tmp_path / "bag", recording)
     seen: list[Observation] = []
     before = threading.active_count()
-    with open_source(path, BufferConfig(), BagOptions()) as source, Broken() as engine:
+    with open_source(path, BufferConfig(), SourceOptions()) as source, Broken() as engine:
         with pytest.raises(EngineError, match="it broke"):
             evaluate(engine, source.samples, EstimatorConfig(), seen.append, one_lens=True, look=True)
         assert engine.count == 3
@@ -477,7 +480,7 @@ def test_what_the_observer_raises_comes_out(recording: list, tmp_path: Path) -> 
 
     path = write(tmp_path / "bag", recording)
     with (
-        open_source(path, BufferConfig(), BagOptions()) as source,
+        open_source(path, BufferConfig(), SourceOptions()) as source,
         ClassicalEngine() as engine,
         pytest.raises(DualFocusError, match="^no$"),
     ):
