@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from dualfocus_ros.commands import DEFAULT_ENGINE, add_engines_arguments, add_residual_argument, told_on_stderr
 
@@ -166,7 +166,14 @@ def _progress(name: str, source: OpenSource) -> Iterator[Callable[[Observation],
     from tqdm import tqdm
 
     interval_s = 0.1 if sys.stderr.isatty() else 10.0
-    with tqdm(total=source.total, desc=name, unit=source.unit, file=sys.stderr, mininterval=interval_s) as bar:
+    with tqdm(
+        total=source.total,
+        desc=name,
+        unit=source.unit,
+        file=sys.stderr,
+        mininterval=interval_s,
+        ncols=_bar_columns(sys.stderr),
+    ) as bar:
 
         def advance(observation: Observation) -> None:
             if observation.result is not None:
@@ -174,7 +181,20 @@ def _progress(name: str, source: OpenSource) -> Iterator[Callable[[Observation],
             bar.update(source.done() - bar.n)
 
         yield advance
+        bar.total = source.done()  # less than there is, where a part was asked for
         bar.update(source.done() - bar.n)
+        bar.refresh()
+
+
+def _bar_columns(stream: TextIO) -> int | None:
+    """Return how wide the bar is to be, None where the terminal says it: some, as of containers, say 0."""
+    import os
+
+    try:
+        columns = os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):  # no terminal
+        return None
+    return None if columns else 80
 
 
 def _engines(asked: list[str], model: str | None) -> list[tuple[str, DepthEngine]]:
