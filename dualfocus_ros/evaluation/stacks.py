@@ -130,21 +130,7 @@ def evaluate(
     """
     run = _Run(engine, config, one_lens, look)
     start = time.perf_counter()
-    with (
-        _aligner(config) if one_lens else nullcontext() as kept,
-        ThreadPoolExecutor(1, "scores") as scorer,
-    ):
-        waiting: deque[Future[Observation | None]] = deque()
-        for sample in samples:
-            if sample.truth_m is None and not look:
-                run.without_truth.append(sample.path)
-                continue
-            with nullcontext(kept) if kept is not None else _aligner(config) as aligner:
-                found = run.estimate(sample, aligner)
-            waiting.append(scorer.submit(run.judge, sample, found))
-            # An error may be the end: it is not left waiting while the engine goes on.
-            _tell(waiting, 0 if isinstance(found, DualFocusError) else 1, observe)
-        _tell(waiting, 0, observe)
+    run.all(samples, observe)
     return run.evaluation(time.perf_counter() - start)
 
 
@@ -181,6 +167,25 @@ class _Run:
         self.looks: list[StackLook] = []
         self.failures: list[tuple[Path, str]] = []
         self.align_s = self.engine_s = 0.0
+
+    def all(self, samples: Iterable[Sample], observe: Callable[[Observation], None]) -> None:
+        """Evaluate samples, and tell of each in its turn."""
+        config = self._config
+        with (
+            _aligner(config) if self._one_lens else nullcontext() as kept,
+            ThreadPoolExecutor(1, "scores") as scorer,
+        ):
+            waiting: deque[Future[Observation | None]] = deque()
+            for sample in samples:
+                if sample.truth_m is None and not self._look:
+                    self.without_truth.append(sample.path)
+                    continue
+                with nullcontext(kept) if kept is not None else _aligner(config) as aligner:
+                    found = self.estimate(sample, aligner)
+                waiting.append(scorer.submit(self.judge, sample, found))
+                # An error may be the end: it is not left waiting while the engine goes on.
+                _tell(waiting, 0 if isinstance(found, DualFocusError) else 1, observe)
+            _tell(waiting, 0, observe)
 
     def estimate(self, sample: Sample, aligner: Aligner) -> _Estimated | DualFocusError:
         """Return the depth of one sample, or why there is none."""
