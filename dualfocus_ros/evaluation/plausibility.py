@@ -20,6 +20,8 @@ from dualfocus_ros.types import DepthEstimate, FloatImage
 # fills a fifth of the image with a chance of 1 - (1 - 0.2^3)^512 = 0.98.
 PLANE_POINTS = 4096
 PLANE_TRIES = 512
+# The tries are judged in so many blocks: one at once would not fit into the cache of a processor.
+PLANE_BLOCKS = 16
 # Points whose depth is within this fraction of the plane's belong to it.
 PLANE_TOLERANCE = 0.03
 
@@ -106,9 +108,19 @@ def plane_residual(depth_m: FloatImage, known: npt.NDArray[np.bool_]) -> tuple[f
     if not triples.size:
         return math.nan, math.nan
     planes = np.linalg.solve(rows[triples], (1.0 / z)[triples][..., None])[..., 0]  # (tries, 3)
-    relative = np.abs(planes @ rows.T * z - 1.0)  # (tries, points)
-    on_it = relative[int(np.argmax((relative < PLANE_TOLERANCE).sum(axis=1)))] < PLANE_TOLERANCE
+    scaled = rows * z[:, None]  # times a plane: 1 where a point is on it, 1 and its relative distance else
+    counts = np.concatenate([_count_on(block, scaled) for block in np.array_split(planes, PLANE_BLOCKS)])
+    on_it = np.abs(scaled @ planes[int(np.argmax(counts))] - 1.0) < PLANE_TOLERANCE
     # Relative residuals are what is squared: rows times depth, to be 1.
-    plane, *_ = np.linalg.lstsq(rows[on_it] * z[on_it, None], np.ones(int(on_it.sum())), rcond=None)
-    residual = rows[on_it] @ plane * z[on_it] - 1.0
+    plane, *_ = np.linalg.lstsq(scaled[on_it], np.ones(int(on_it.sum())), rcond=None)
+    residual = scaled[on_it] @ plane - 1.0
     return float(np.sqrt(np.mean(residual**2))), float(on_it.mean())
+
+
+def _count_on(planes: npt.NDArray[np.float64], scaled: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
+    """Return how many points (points, 3), scaled by their depth, lie on each plane (planes, 3)."""
+    relative = planes @ scaled.T
+    relative -= 1.0
+    np.abs(relative, out=relative)
+    counts: npt.NDArray[np.intp] = np.count_nonzero(relative < PLANE_TOLERANCE, axis=1)
+    return counts
