@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from dualfocus_ros.align import Breathing
@@ -19,6 +19,7 @@ from dualfocus_ros.errors import DualFocusError, EngineError, EvaluationError
 from dualfocus_ros.estimator import DepthEstimator, EstimatorConfig
 from dualfocus_ros.evaluation.bands import BandScore, score_bands
 from dualfocus_ros.evaluation.metrics import DepthMetrics, score
+from dualfocus_ros.evaluation.overlap import InOrder, Overlapped
 from dualfocus_ros.evaluation.plausibility import look_at
 from dualfocus_ros.evaluation.results import Evaluation, GroupResult, Observation, StackLook, StackResult
 from dualfocus_ros.stackio import StoredStack, load_stack
@@ -134,14 +135,6 @@ def evaluate(
     return run.evaluation(time.perf_counter() - start)
 
 
-def _tell(waiting: deque[Future[Observation | None]], behind: int, observe: Callable[[Observation], None]) -> None:
-    """Hand on what was scored, oldest first, until only so many are left; raise what scoring raised."""
-    while len(waiting) > behind:
-        observation = waiting.popleft().result()
-        if observation is not None:
-            observe(observation)
-
-
 def _aligner(config: EstimatorConfig) -> AbstractContextManager[Aligner]:
     return make_aligner(config.residual, config.alignment_file, denoise=config.denoise)
 
@@ -159,7 +152,8 @@ class _Run:
     """Collects what one evaluation finds. One thread estimates, another judges, both in the order of samples."""
 
     def __init__(self, engine: DepthEngine, config: EstimatorConfig, one_lens: bool, look: bool) -> None:
-        self._engine, self._config, self._one_lens, self._look = engine, config, one_lens, look
+        self._engine, self._config = Overlapped(engine), config
+        self._one_lens, self._look = one_lens, look
         self._estimator: DepthEstimator | None = None
         self._before_m: FloatImage | None = None
         self.stacks: list[StackResult] = []
@@ -175,17 +169,18 @@ class _Run:
             _aligner(config) if self._one_lens else nullcontext() as kept,
             ThreadPoolExecutor(1, "scores") as scorer,
         ):
-            waiting: deque[Future[Observation | None]] = deque()
+            scores: InOrder[Observation] = InOrder(scorer, observe)
+            self._engine.before = scores.start
             for sample in samples:
                 if sample.truth_m is None and not self._look:
                     self.without_truth.append(sample.path)
                     continue
                 with nullcontext(kept) if kept is not None else _aligner(config) as aligner:
                     found = self.estimate(sample, aligner)
-                waiting.append(scorer.submit(self.judge, sample, found))
+                scores.hold(partial(self.judge, sample, found))
                 # An error may be the end: it is not left waiting while the engine goes on.
-                _tell(waiting, 0 if isinstance(found, DualFocusError) else 1, observe)
-            _tell(waiting, 0, observe)
+                scores.tell(0 if isinstance(found, DualFocusError) else 2)
+            scores.tell(0)
 
     def estimate(self, sample: Sample, aligner: Aligner) -> _Estimated | DualFocusError:
         """Return the depth of one sample, or why there is none."""
