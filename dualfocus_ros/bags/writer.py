@@ -34,17 +34,28 @@ class BagWriter:
         self._connections: dict[str, Any] = {}
         self.counts: dict[str, int] = {}
 
-    def __enter__(self) -> BagWriter:
-        """Make the folder.
+    def check(self) -> None:
+        """Raise what `__enter__` would raise on what can be known before anything is written.
 
         Raises:
-            BagError: if it exists or cannot be made, the storage is unknown, or rosbags is not installed.
+            BagError: if the folder exists, the storage is unknown, or rosbags is not installed.
         """
         if self._storage not in STORAGES:
             raise BagError(f"expected a storage of {' or '.join(STORAGES)}, got {self._storage!r}")
-        rosbag2 = library("rosbags.rosbag2")
+        library("rosbags.rosbag2")
+        if self.path.suffix in (".mcap", ".db3"):
+            raise BagError(f"a recording is a folder with its file inside: expected {self.path.with_suffix('')}")
         if self.path.exists():
             raise BagError(f"{self.path} exists: a recording is never added to or replaced, choose another name")
+
+    def __enter__(self) -> BagWriter:
+        """Make the folder. The thread that enters is the one that writes and leaves.
+
+        Raises:
+            BagError: as `check`, or if it cannot be made.
+        """
+        self.check()
+        rosbag2 = library("rosbags.rosbag2")
         plugin = rosbag2.StoragePlugin[self._storage.upper()]
         try:
             self._writer = rosbag2.Writer(self.path, version=FORMAT_VERSION, storage_plugin=plugin)

@@ -76,23 +76,26 @@ def run(args: argparse.Namespace) -> int:
     import sys
 
     from dualfocus_ros.engine.pick import describe
+    from dualfocus_ros.errors import ParameterError
     from dualfocus_ros.evaluation.html import HtmlReport
     from dualfocus_ros.evaluation.report import band_table, remarks, text_table, write_json
     from dualfocus_ros.evaluation.results import in_common
     from dualfocus_ros.evaluation.settings import read_settings
 
     settings = read_settings(args.params, args.assignments)
+    if args.engine and any(text.startswith("engine:=") for text in args.assignments):
+        raise ParameterError("expected the engine once, got --engine and -p engine:=")
     asked = args.engine or [settings.engine or DEFAULT_ENGINE]
     report = HtmlReport(f"Depth of {args.source.name}", args.pictures) if args.html is not None else None
     evaluations = []
-    for name, engine in _engines(asked, args.model or settings.model):
+    for name, engine in _engines(asked, args.model, settings.model):
         with _opened(args, settings) as source, engine:
             print(describe(engine, name), file=sys.stderr, flush=True)
             evaluations.append(_evaluate(engine, source, args, settings, report))
     evaluations = in_common(evaluations)
     # Files first: whoever reads the table may stop reading.
     if args.json is not None:
-        write_json(args.json, evaluations)
+        write_json(args.json, evaluations, _settings_in_words(args, settings))
     if report is not None:
         report.write(args.html, evaluations, _settings_in_words(args, settings))
     print(text_table(evaluations))
@@ -197,13 +200,18 @@ def _bar_columns(stream: TextIO) -> int | None:
     return None if columns else 80
 
 
-def _engines(asked: list[str], model: str | None) -> list[tuple[str, DepthEngine]]:
-    """Return every engine asked for once, with the name that asked; the model goes to those that take one."""
+def _engines(asked: list[str], model: str | None, default: str | None) -> list[tuple[str, DepthEngine]]:
+    """Return every engine asked for once, with the name that asked; the model goes to those that take one.
+
+    A model that was asked for and none takes is an error; the default of a parameter file is not.
+    """
     from dualfocus_ros.engine.pick import make_engine, takes_model
 
     one_takes_it = any([takes_model(name) for name in asked])
     engines: dict[str, tuple[str, DepthEngine]] = {}
     for name in asked:
-        engine = make_engine(name, model if takes_model(name) or not one_takes_it else None, told_on_stderr())
+        takes_it = takes_model(name)
+        wanted = (model or default) if takes_it else (None if one_takes_it else model)
+        engine = make_engine(name, wanted, told_on_stderr())
         engines.setdefault(engine.name, (name, engine))
     return list(engines.values())

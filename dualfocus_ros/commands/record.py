@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     if not result.counts:
         raise BagError(f"expected messages on {', '.join(result.missing)}, none came: is the camera running?")
     for topic, count in result.counts.items():
-        print(f"{topic}: {count} messages" + (f", {n} lost" if (n := result.lost.get(topic, 0)) else ""))
+        print(f"{topic}: {count} messages, {result.lost.get(topic, 0)} lost")
     for topic in result.missing:
         print(f"{topic}: nobody published it")
     print(f"wrote {args.output}")

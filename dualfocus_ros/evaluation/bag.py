@@ -15,7 +15,7 @@ from dualfocus_ros.bags.reader import Bag, BagMessage
 from dualfocus_ros.bags.topics import ROLES, RecordedTopics, TopicNames, find_topics
 from dualfocus_ros.errors import BagError, DualFocusError, MessageError, StackError
 from dualfocus_ros.evaluation.matching import StampMatcher
-from dualfocus_ros.evaluation.results import Evaluation
+from dualfocus_ros.evaluation.results import Evaluation, stamp_name
 from dualfocus_ros.evaluation.stacks import Sample
 from dualfocus_ros.stack import BufferConfig, FocalStackBuffer
 from dualfocus_ros.types import FloatImage, FocalStack
@@ -101,7 +101,11 @@ class BagStacks:
         for message in self._bag.messages(self.topics.names(), start_ns, stop_ns):
             for stack, truth in self._add(message):
                 yield self._sample(stack, truth)
-        for stack, truth in [*self._match(self._buffer.flush()), *self._matcher.finish()]:
+        only = self._buffer.flush()
+        if only and not self._stacks:
+            count = len(only[0].slices)
+            self._note("", "only", f"there is but one sweep, of {count} focus positions: it is taken as whole")
+        for stack, truth in [*self._match(only), *self._matcher.finish()]:
             yield self._sample(stack, truth)
         if not self._stacks:
             raise StackError(f"{self._bag.path} has no complete focus sweep: {self._why()}")
@@ -199,7 +203,7 @@ class BagStacks:
 
     def _sample(self, stack: FocalStack, truth: _Recorded | None) -> Sample:
         bag = self._bag.path.absolute()
-        path = Path(bag.name) / f"{self._stacks:04d}"
+        path = Path(bag.name) / stamp_name(stack.stamp_ns)
         self._stacks += 1
         return Sample(path, bag.stem, stack, None if truth is None else self._truth_m(stack, truth))
 

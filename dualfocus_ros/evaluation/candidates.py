@@ -17,6 +17,8 @@ from dualfocus_ros.evaluation.columns import LOOKS, RUNTIME, SCORES, Column
 
 # What is compared, the list in JSON that holds it, and its numbers.
 KINDS: dict[str, tuple[Column, ...]] = {"stacks": (*SCORES, RUNTIME), "looks": (*LOOKS, RUNTIME)}
+# What a stack of a recording is called, see `results.stamp_name`.
+STAMP = re.compile(r"\d+\.\d{9}")
 
 
 @dataclass(frozen=True)
@@ -145,8 +147,13 @@ def _best(rows: Sequence[Row], others: Sequence[Row]) -> dict[int, int]:
 
 
 def _ends(row: Row) -> list[tuple[str, ...]]:
-    """Return the ends of the path of a stack, longest first, each after its family."""
+    """Return the ends of the path of a stack, longest first, each after its family.
+
+    Of a recording it is the stamp alone: that is the same live and in a replay, whatever the recording is called.
+    """
     names = [name for name in re.split(r"[/\\]+", row.path) if name not in ("", ".")]
+    if names and STAMP.fullmatch(names[-1]):
+        return [(names[-1],)]
     # The root makes an absolute path one that no other can be longer than.
     names = ["/", *names] if row.path.startswith(("/", "\\")) else names
     return [(row.family, *names[i:]) for i in range(len(names))]

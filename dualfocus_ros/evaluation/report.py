@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -170,28 +170,36 @@ def ratios(group: GroupResult, base: GroupResult) -> dict[str, float | None]:
     return found
 
 
-def as_json(evaluations: Sequence[Evaluation]) -> str:
+def as_json(evaluations: Sequence[Evaluation], settings: Mapping[str, str] | None = None) -> str:
     """Return all numbers as strict JSON (a number that does not exist is null).
 
     More than one engine: `ratios_to_first` has what the others reached relative to the first.
+
+    Args:
+        evaluations: of the same stacks.
+        settings: with which they were made, by name.
 
     Raises:
         EvaluationError: as `text_table`.
     """
     check_comparable(evaluations)
     document: dict[str, Any] = {"evaluations": [_document(e) for e in evaluations]}
+    if settings:
+        document["settings"] = dict(settings)
     if len(evaluations) > 1 and evaluations[0].stacks:
         document["ratios_to_first"] = {e.engine: _ratio_document(e, evaluations[0]) for e in evaluations[1:]}
     return json.dumps(document, indent=1, allow_nan=False) + "\n"
 
 
-def write_json(path: str | Path, evaluations: Sequence[Evaluation]) -> None:
+def write_json(
+    path: str | Path, evaluations: Sequence[Evaluation], settings: Mapping[str, str] | None = None
+) -> None:
     """Write `as_json` to a file, making its folder.
 
     Raises:
         EvaluationError: if the file cannot be written, or as `text_table`.
     """
-    text = as_json(evaluations)
+    text = as_json(evaluations, settings)
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(text, encoding="utf-8")

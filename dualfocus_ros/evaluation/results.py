@@ -18,7 +18,7 @@ from dualfocus_ros.types import DepthEstimate, FloatImage, FocalStack
 
 @dataclass(frozen=True)
 class StackResult:
-    """One scored stack: its folder (of a bag: bag / number), its family, runtime of align + engine."""
+    """One scored stack: its folder (of a bag: bag / stamp), its family, runtime of align + engine."""
 
     path: Path
     family: str
@@ -86,7 +86,7 @@ class Evaluation:
         engine: its name.
         device: where it ran.
         stacks: those with ground truth, in the order in which they were given.
-        without_truth: folders (of a bag: bag / number) that were not scored, as they have no ground truth.
+        without_truth: folders (of a bag: bag / stamp) that were not scored, as they have no ground truth.
         looks: what can be said without ground truth; empty where that was not asked for.
         failures: stacks that gave no depth, with the reason.
         notes: what is wrong with the source, in words.
@@ -128,6 +128,14 @@ class Evaluation:
             EvaluationError: if that was not asked for.
         """
         return Plausibility.mean([look.plausibility for look in self.looks])
+
+
+def stamp_name(stamp_ns: int) -> str:
+    """Return what a stack of a recording is called, by the stamp of its depth: seconds with nine digits behind.
+
+    So the stack has one name, live, in a replay, and in any part of the recording that is evaluated.
+    """
+    return f"{stamp_ns // 1_000_000_000}.{stamp_ns % 1_000_000_000:09d}"
 
 
 def in_common(evaluations: Sequence[Evaluation]) -> list[Evaluation]:

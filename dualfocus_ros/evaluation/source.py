@@ -12,7 +12,7 @@ from pathlib import Path
 from dualfocus_ros.bags.reader import METADATA, SUFFIXES, Bag
 from dualfocus_ros.bags.topics import TopicNames
 from dualfocus_ros.datasets.registry import find_dataset
-from dualfocus_ros.errors import ParameterError
+from dualfocus_ros.errors import ParameterError, StackError
 from dualfocus_ros.evaluation.bag import BagStacks
 from dualfocus_ros.evaluation.results import Evaluation
 from dualfocus_ros.evaluation.stacks import Sample, read_samples
@@ -68,6 +68,8 @@ class SourceOptions:
 
     def __post_init__(self) -> None:
         """Check the times; raise ParameterError."""
+        if self.split is not None and not self.dataset:
+            raise ParameterError(f"expected a split only of a data set, got {self.split!r} and no data set")
         if not 0.0 <= self.tolerance_s < math.inf:
             raise ParameterError(f"expected a tolerance of at least 0 s, got {self.tolerance_s}")
         if not 0.0 <= self.start_s < (math.inf if self.end_s is None else self.end_s):
@@ -98,14 +100,24 @@ def open_source(path: Path, buffer: BufferConfig, options: SourceOptions) -> Ite
         DatasetError: if the data set is not known or not there.
         BagError: if a recording cannot be read or lacks a topic.
         StackError: if a folder holds no stack.
+        ParameterError: if an option is for something else than what is there.
     """
-    if options.dataset:
-        yield _of_dataset(path, options)
-    elif is_bag(path):
+    if not options.dataset and is_bag(path):
         with Bag(path) as bag:
             yield _of_bag(bag, buffer, options)
-    else:
-        yield _of_folders(find_stacks(path))
+        return
+    plain = SourceOptions(options.dataset, options.split)
+    if options != plain:
+        raise ParameterError(f"topics, tolerance, start and end are those of a recording, {path} is none")
+    yield _of_dataset(path, options) if options.dataset else _of_folders(_stacks_in(path))
+
+
+def _stacks_in(path: Path) -> tuple[Path, ...]:
+    try:
+        return find_stacks(path)
+    except StackError as error:
+        names = f"a folder with {METADATA}, or with files ending in {' or '.join(SUFFIXES)}"
+        raise StackError(f"{error}; nor is it a recording, {names}") from error
 
 
 def _of_folders(paths: tuple[Path, ...]) -> OpenSource:

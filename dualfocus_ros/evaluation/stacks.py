@@ -33,7 +33,7 @@ class Sample:
     """One stack to be evaluated.
 
     Attributes:
-        path: what it is called: its folder, or bag / number.
+        path: what it is called: its folder, or bag / stamp.
         family: what it is averaged with.
         stack: as captured.
         truth_m: (H, W) true depth in metres in the pixels of the stack's reference, NaN unknown; None: no truth.

@@ -16,7 +16,7 @@ from dualfocus_ros import messages, parameters
 from dualfocus_ros.errors import DualFocusError
 from dualfocus_ros.evaluation.matching import TIME_JUMP_NS, StampMatcher
 from dualfocus_ros.evaluation.report import text_table, write_json
-from dualfocus_ros.evaluation.results import Evaluation, StackResult
+from dualfocus_ros.evaluation.results import Evaluation, StackResult, stamp_name
 from dualfocus_ros.evaluation.stacks import score_estimate
 from dualfocus_ros.nodes.base import ManagedNode
 from dualfocus_ros.nodes.rates import Rate
@@ -29,6 +29,8 @@ DEPTH, CONFIDENCE, TRUTH, LENS = (
     "camera/ground_truth/depth",
     "camera/lens",
 )
+# Stamp, depth, and confidence where it came.
+Scored = tuple[int, FloatImage, FloatImage | None]
 # A confidence that comes so many depths later does not come.
 MOST_WAITING = 8
 
@@ -84,9 +86,7 @@ class EvaluationNode(ManagedNode):
 
     def _start_anew(self) -> None:
         config = self._config
-        self._matcher: StampMatcher[tuple[FloatImage, FloatImage | None], Any] = StampMatcher(
-            config.tolerance_s, config.history_s
-        )
+        self._matcher: StampMatcher[Scored, Any] = StampMatcher(config.tolerance_s, config.history_s)
         self._depths: dict[int, Any] = {}
         self._confidences: dict[int, Any] = {}
         self._focus: deque[tuple[int, float]] = deque()
@@ -143,7 +143,7 @@ class EvaluationNode(ManagedNode):
             depth = self._decoded(DEPTH, self._depths.pop(stamp_ns))
             confidence = self._decoded(CONFIDENCE, self._confidences.pop(stamp_ns, None))
             if depth is not None:
-                self._score(self._matcher.add_estimate(stamp_ns, (depth, confidence)))
+                self._score(self._matcher.add_estimate(stamp_ns, (stamp_ns, depth, confidence)))
         while len(self._confidences) > MOST_WAITING:
             del self._confidences[next(iter(self._confidences))]
 
@@ -166,9 +166,9 @@ class EvaluationNode(ManagedNode):
         while self._focus[0][0] < state.stamp_ns - self._config.history_s * 1e9:
             self._focus.popleft()
 
-    def _score(self, pairs: list[tuple[tuple[FloatImage, FloatImage | None], Any]]) -> None:
-        for (depth_m, confidence), truth in pairs:
-            name = Path("live") / f"{len(self._results) + len(self._unscored) + len(self._failures):04d}"
+    def _score(self, pairs: list[tuple[Scored, Any]]) -> None:
+        for (stamp_ns, depth_m, confidence), truth in pairs:
+            name = Path("live") / stamp_name(stamp_ns)
             truth_m = self._decoded(TRUTH, truth)
             if truth_m is None:
                 self._unscored.append(name)

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import importlib
 import queue
-import shutil
 import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ QUEUE_DEPTH = 200
 # What waits to be written may be this much; a disk that is slower for longer loses messages, and that is told.
 MAX_WAITING_BYTES = 512 << 20
 LOOK_S = 0.1
+TELL_S = 3.0
 END_S = 30.0
 
 
@@ -79,6 +80,9 @@ class Recorder(Node):  # type: ignore[misc]
     def __init__(self, topics: Sequence[str], expected: dict[str, str], into: queue.Queue[Any]) -> None:
         """Look for publishers.
 
+        Raises:
+            ParameterError: if a name cannot be one of a topic.
+
         Args:
             topics: names, relative ones to the namespace of the node.
             expected: the message type of those that have a known one.
@@ -86,14 +90,19 @@ class Recorder(Node):  # type: ignore[misc]
         """
         super().__init__("recorder")
         self.failure: BaseException | None = None
-        self.waiting = {self.resolve_topic_name(t): expected.get(t, "") for t in topics}
+        try:
+            self.waiting = {self.resolve_topic_name(t): expected.get(t, "") for t in topics}
+        except Exception as error:  # rclpy has no common root of them, from Humble on
+            raise ParameterError(f"expected names of topics, got {', '.join(topics)}: {error}") from error
         self.lost: Counter[str] = Counter()
         self.heard: Counter[str] = Counter()
         self.waiting_bytes = 0
         self._lock = threading.Lock()
         self._queue = into
         self.create_timer(LOOK_S, self._look)
+        self.create_timer(TELL_S, self._tell)
         self._look()
+        self._tell()
 
     def written(self, size: int) -> None:
         """Note that so many bytes wait no more."""
@@ -114,6 +123,11 @@ class Recorder(Node):  # type: ignore[misc]
                 return
             del self.waiting[topic]
             self._subscribe(topic, kind, publishers)
+
+    def _tell(self) -> None:
+        """Say what is waited for, until something comes."""
+        if self.waiting and not self.heard:
+            self.get_logger().info(f"waiting for somebody to publish {', '.join(self.waiting)}")
 
     def _subscribe(self, topic: str, kind: str, publishers: Sequence[Any]) -> None:
         package, _, name = kind.rpartition("/")
@@ -178,23 +192,21 @@ def record(options: RecordOptions, args: list[str] | None = None) -> RecordResul
         recorder.append(Recorder([*expected, *options.topics], expected, waiting))
         return recorder[0]
 
-    with BagWriter(options.output, options.storage, compress=options.compress) as writer:
-        thread = _WriterThread(writer, waiting)
-        try:
-            with NodeSet([make], args):
-                thread.done = recorder[0].written
-                _wait(recorder[0], thread, options.duration_s)
-        finally:
-            thread.end()
-        node = recorder[0]
-        for failure in (node.failure, thread.failure):
-            if failure is not None:
-                raise failure
-        counts = dict(writer.counts)
-        missing = tuple(topic for topic in (*node.waiting, *node.heard) if not node.heard[topic])
-    if not counts:
-        shutil.rmtree(options.output)  # it was made here, and holds nothing
-    return RecordResult(counts, dict(node.lost), missing)
+    writer = BagWriter(options.output, options.storage, compress=options.compress)
+    writer.check()
+    thread = _WriterThread(writer, waiting)
+    try:
+        with NodeSet([make], args):
+            thread.done = recorder[0].written
+            _wait(recorder[0], thread, options.duration_s)
+    finally:
+        thread.end()
+    node = recorder[0]
+    for failure in (node.failure, thread.failure):
+        if failure is not None:
+            raise failure
+    missing = tuple(topic for topic in (*node.waiting, *node.heard) if not node.heard[topic])
+    return RecordResult(dict(writer.counts), dict(node.lost), missing)
 
 
 def _wait(node: Recorder, thread: _WriterThread, duration_s: float | None) -> None:
@@ -208,7 +220,7 @@ def _wait(node: Recorder, thread: _WriterThread, duration_s: float | None) -> No
 
 
 class _WriterThread:
-    """Writes what comes out of a queue, until `end`."""
+    """Writes what comes out of a queue, until `end`; the first message makes the recording."""
 
     def __init__(self, writer: BagWriter, waiting: queue.Queue[Any]) -> None:
         self.failure: BaseException | None = None
@@ -226,9 +238,12 @@ class _WriterThread:
 
     def _run(self) -> None:
         try:
-            while (item := self._waiting.get()) is not None:
-                topic, kind, stamp_ns, data = item
-                self._writer.write(topic, kind, stamp_ns, data)
-                self.done(len(data))
+            with ExitStack() as opened:
+                while (item := self._waiting.get()) is not None:
+                    if not self._writer.counts:
+                        opened.enter_context(self._writer)
+                    topic, kind, stamp_ns, data = item
+                    self._writer.write(topic, kind, stamp_ns, data)
+                    self.done(len(data))
         except BaseException as error:  # noqa: BLE001 - whatever ends the writing ends the recording
             self.failure = error

@@ -165,13 +165,18 @@ class ReplayNode(ManagedNode):
         """Wait until somebody listens, so that the first sweep is not lost."""
         assert self._topics is not None
         self._state = "waiting for subscribers"
-        wanted = [self._outputs[n] for n in (self._topics.lens, self._topics.camera_info, self._topics.image)]
+        wanted = [self._outputs[n] for n in (self._topics.image, self._topics.camera_info, self._topics.lens)]
         left_s = self._config.wait_s
         while left_s > 0.0 and not all(p.get_subscription_count() for p in wanted):
             if not self._playhead.sleep(POLL_S):
                 return
             left_s -= POLL_S
-        if self._config.wait_s > 0.0:
+        topics = (OUTPUTS[role][1] for role in ("image", "camera_info", "lens"))
+        deaf = [t for t, p in zip(topics, wanted, strict=True) if not p.get_subscription_count()]
+        if deaf:
+            names = ", ".join(map(self.resolve_topic_name, deaf))
+            self.get_logger().warning(f"nobody subscribes to {names}: is the depth node running?")
+        elif self._config.wait_s > 0.0:
             self._playhead.sleep(MATCH_S)
 
     def _play(self) -> bool:

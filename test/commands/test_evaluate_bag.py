@@ -57,7 +57,9 @@ def test_scores_counts_and_remarks(bag: Path, tmp_path: Path, capsys: Capture) -
     file = tmp_path / "e.json"
     assert evaluate(bag, "--json", str(file)) == 0
     found = numbers(file)
-    assert [s["path"] for s in found["stacks"]] == [f"swept/{i:04d}" for i in range(STACKS)]
+    names = [s["path"] for s in found["stacks"]]
+    assert len(names) == STACKS and names == sorted(names)
+    assert all(re.fullmatch(r"swept/\d+\.\d{9}", name) for name in names)
     assert found["counts"][f"messages of {IMAGE}"] == 24
     assert (found["counts"]["focal stacks"], found["counts"]["stacks with true depth"]) == (STACKS, STACKS)
     assert (found["notes"], found["failures"]) == ([], [])
@@ -229,3 +231,36 @@ def test_it_needs_no_ros(bag: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "total (4)" in done.stdout
     assert f"24 messages of {TRUTH}" in done.stdout
+
+
+def test_options_for_something_else_are_errors(bag: Path, tmp_path: Path, capsys: Capture) -> None:
+    for source, options, words in (
+        (bag, ("--split", "test"), "expected a split only of a data set"),
+        (tmp_path, ("--lens-topic", "/x"), "those of a recording"),
+        (tmp_path, ("--end", "3"), "those of a recording"),
+        (tmp_path, ("--dataset", "nyu5", "--start", "3"), "those of a recording"),
+        (tmp_path, (), "nor is it a recording"),
+        (bag, ("-p", "engine:=onnx"), "expected the engine once"),
+        (bag, ("--tolerance", "-1"), "expected a tolerance of at least 0 s"),
+    ):
+        assert evaluate(source, *options) == 1
+        said = capsys.readouterr().err.strip().splitlines()
+        assert len(said) == 1 and words in said[0], said
+
+
+def test_a_copy_of_the_shipped_parameters_fits_every_engine(bag: Path, tmp_path: Path, capsys: Capture) -> None:
+    file = tmp_path / "depth.yaml"
+    file.write_text((ROOT / "config" / "depth.yaml").read_text())
+    assert (
+        evaluate(bag, "--params", str(file), "-p", "min_confidence:=0.25", "--json", str(tmp_path / "e.json")) == 0
+    )
+    settings = json.loads((tmp_path / "e.json").read_text())["settings"]
+    assert (settings["min_confidence"], settings["mode"]) == ("0.25", "sweep")
+    assert evaluate(bag, "--model", "x") == 1
+    assert "classical engine takes no model" in capsys.readouterr().err
+
+
+def test_a_piece_of_a_sweep_is_said_to_be_one(bag: Path, capsys: Capture) -> None:
+    """Nothing tells how many positions there would have been."""
+    assert evaluate(bag, "--end", "0.25") == 0
+    assert "there is but one sweep, of 3 focus positions" in capsys.readouterr().out

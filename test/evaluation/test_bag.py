@@ -70,6 +70,11 @@ def evaluated(path: Path, options: SourceOptions | None = None, **config: Any) -
         return source.complete(evaluate(engine, source.samples, EstimatorConfig(), one_lens=True, look=True))
 
 
+def named(stack: FocalStack) -> str:
+    """Return the name of a stack of a recording: its stamp."""
+    return f"{stack.stamp_ns // 10**9}.{stack.stamp_ns % 10**9:09d}"
+
+
 def assert_same(found: FocalStack, expected: FocalStack) -> None:
     assert len(found.slices) == len(expected.slices) == 4
     for mine, theirs in zip(found.slices, expected.slices, strict=True):
@@ -108,7 +113,7 @@ def test_stacks_are_those_of_the_buffer(
     for sample, stack in zip(samples, expected, strict=True):
         assert_same(sample.stack, stack)
         np.testing.assert_array_equal(sample.truth_m, true[stack.stamp_ns])
-    assert [s.path.as_posix() for s in samples[:2]] == ["bag/0000", "bag/0001"]
+    assert [s.path.as_posix() for s in samples] == [f"bag/{named(s)}" for s in expected]
     assert {s.family for s in samples} == {"bag"}
     assert evaluation.notes == ()
     counts = dict(evaluation.counts)
@@ -184,12 +189,13 @@ def test_truth_at_other_stamps_needs_a_tolerance(
 
 
 def test_missing_truths_are_counted(camera_frames: list[CameraFrame], recording: list, tmp_path: Path) -> None:
-    without = {s.stamp_ns for s in buffered(camera_frames)[2:5]}
+    unknown = buffered(camera_frames)[2:5]
+    without = {s.stamp_ns for s in unknown}
     gone = [m for m in of(recording, TRUTH) if m.stamp_ns - 3 in without]
     path = write(tmp_path / "bag", [m for m in recording if m not in gone])
     evaluation = evaluated(path)
     assert len(evaluation.stacks) == STACKS - 3
-    assert [p.as_posix() for p in evaluation.without_truth] == ["bag/0002", "bag/0003", "bag/0004"]
+    assert [p.as_posix() for p in evaluation.without_truth] == [f"bag/{named(s)}" for s in unknown]
     assert evaluation.counts["stacks without true depth of their stamp"] == 3
     assert evaluation.counts["stacks with true depth"] == STACKS - 3
     assert len(evaluation.looks) == STACKS
@@ -470,7 +476,8 @@ def test_reading_stops_where_evaluating_fails(recording: list, tmp_path: Path) -
         with pytest.raises(EngineError, match="it broke"):
             evaluate(engine, source.samples, EstimatorConfig(), seen.append, one_lens=True, look=True)
         assert engine.count == 3
-    assert [o.result.path.name for o in seen if o.result] == ["0000", "0001"]
+    assert [o.result.path.name for o in seen if o.result] == [named(o.stack) for o in seen]
+    assert len(seen) == 2
     assert threading.active_count() == before
 
 

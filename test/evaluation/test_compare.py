@@ -270,3 +270,20 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert found["total"]["abs_rel"]["low"] < -0.01 < found["total"]["abs_rel"]["high"]
     assert main(["compare", a, str(tmp_path / "absent.json")]) == 1
     assert capsys.readouterr().err.startswith("dualfocus: cannot read")
+
+
+def test_stacks_of_recordings_are_one_by_their_stamp(tmp_path: Path) -> None:
+    """Live, in a replay, and in a part of the recording; never by their place in a list."""
+    from dualfocus_ros.evaluation.candidates import Row, pair_rows
+
+    def rows(family: str, *seconds: int) -> list[Row]:
+        return [Row(f"{family}/{s}.000000001", family, {}) for s in seconds]
+
+    offline, live, part = rows("run1", 10, 11, 12, 13), rows("live", 11, 12, 14), rows("run1", 12, 13)
+    assert [(a.path, b.path) for a, b in pair_rows(offline, live)] == [
+        ("run1/11.000000001", "live/11.000000001"),
+        ("run1/12.000000001", "live/12.000000001"),
+    ]
+    assert [a.path for a, _ in pair_rows(offline, part)] == ["run1/12.000000001", "run1/13.000000001"]
+    twice = [*rows("live", 11), *rows("live", 11)]
+    assert pair_rows(offline, twice) == []

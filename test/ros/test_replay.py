@@ -24,6 +24,7 @@ from ros_helpers import (
     START_S,
     Peer,
     Processes,
+    SyntheticCamera,
     by_stamp,
     chain,
     plane,
@@ -141,8 +142,7 @@ def test_the_recorded_depth_is_the_depth_that_was_heard(round_trip: RoundTrip) -
     assert sorted(found) == sorted(round_trip.live.depths)
     for stamp, depth_m in found.items():
         np.testing.assert_array_equal(depth_m, round_trip.live.depths[stamp])
-    assert f"{DEPTH}: {len(found)} messages" in round_trip.recorded
-    assert "lost" not in round_trip.recorded
+    assert f"{DEPTH}: {len(found)} messages, 0 lost" in round_trip.recorded
 
 
 def test_evaluate_gives_the_numbers_of_the_live_evaluation_node(round_trip: RoundTrip, tmp_path: Path) -> None:
@@ -308,6 +308,36 @@ def test_recording_what_nobody_publishes_is_an_error(tmp_path: Path) -> None:
         process.signal()
         assert process.wait(20) == 1, process.output
         assert process.lines("none came: is the camera running?", "/camera/image_raw")
+        assert not (tmp_path / "bag").exists()
+
+
+@pytest.mark.parametrize("options", [("--storage", "sqlite3"), ("--compress",)], ids=["sqlite3", "compress"])
+def test_recording_in_another_format(options: tuple[str, ...], tmp_path: Path) -> None:
+    with chain(tmp_path) as (processes, peer):
+        recorder = processes.run(COMMAND, ["record", str(tmp_path / "bag"), "--duration", "1", *options])
+        recorder.wait_for_output("waiting for somebody to publish")
+        camera = SyntheticCamera(peer, "")
+        camera.wait_for_subscribers()
+        while recorder.popen.poll() is None:
+            camera.sweep()
+        assert recorder.wait(20) == 0, recorder.output
+    with Bag(tmp_path / "bag") as bag:
+        counts = {name: topic.count for name, topic in bag.topics.items()}
+        assert set(counts) == {IMAGE, INFO, LENS} and min(counts.values()) >= 6
+        assert bag.damage == []
+    assert f"{IMAGE}: {counts[IMAGE]} messages, 0 lost" in recorder.output
+
+
+def test_names_that_cannot_be_recorded_are_one_line(tmp_path: Path) -> None:
+    with Processes(tmp_path) as processes:
+        for output, options, words in (
+            ("bag", ("--topics", "depth??"), ("expected names of topics", "depth??")),
+            ("bag", ("--camera", "bad name"), ("expected names of topics", "bad name")),
+            ("bag.mcap", (), ("a recording is a folder", "expected")),
+        ):
+            process = processes.run(COMMAND, ["record", str(tmp_path / output), *options])
+            assert process.wait(30) == 1, process.output
+            assert process.lines("dualfocus:", *words) and "Traceback" not in process.output
         assert not (tmp_path / "bag").exists()
 
 
