@@ -115,7 +115,7 @@ def compare(candidates: Sequence[tuple[str, Candidate]]) -> list[Comparison]:
         if not both:
             raise EvaluationError(
                 f"expected stacks in common, {base_name} of {base.file} has {_count(base)}, {name} of "
-                f"{other.file} has {_count(other)}. Stacks are matched by the ends of their paths within a family, "
+                f"{other.file} has {_count(other)}. Stacks are matched by the ends of paths in a family, "
                 "those of recordings by their stamps: evaluate the same recording or folder with both settings"
             )
         found += both
