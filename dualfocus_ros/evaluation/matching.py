@@ -6,12 +6,10 @@ from __future__ import annotations
 from collections import deque
 from typing import Generic, TypeVar
 
+from dualfocus_ros.pairing import TIME_JUMP_NS
+
 Estimate = TypeVar("Estimate")
 Truth = TypeVar("Truth")
-
-# Truths may come in another order than that of their stamps, but not by more than this: where stamps go back by
-# more, time itself went back, as when a recording plays again.
-TIME_JUMP_NS = 200_000_000
 
 
 class StampMatcher(Generic[Estimate, Truth]):
@@ -19,7 +17,8 @@ class StampMatcher(Generic[Estimate, Truth]):
 
     A truth of the same stamp is taken at once; else the nearest one within the tolerance, as soon as a truth
     far beyond it shows that no nearer one will come. Every truth is taken once, and not by one estimate while
-    another that waits is nearer to it.
+    another that waits is nearer to it. Truths may come in another order than that of their stamps, by up to
+    TIME_JUMP_NS.
     """
 
     def __init__(self, tolerance_s: float, keep_s: float, most_waiting: int = 16) -> None:

@@ -63,15 +63,16 @@ def read_settings(file: Path | None = None, assignments: Sequence[str] = ()) -> 
     Raises:
         ParameterError: if the file cannot be read, or a name or value is not one of the node's.
     """
-    given = _read_file(file) if file is not None else {}
-    given |= dict(_assignment(text) for text in assignments)
+    of_file = _read_file(file) if file is not None else {}
+    given = {**of_file, **dict(_assignment(text) for text in assignments)}
     buffer_names, estimator_names = _names(BufferConfig), _names(EstimatorConfig)
     known = (*buffer_names, *estimator_names, *ENGINE_NAMES, *WITHOUT_EFFECT)
     for name in given:
         if name not in known and not name.startswith("qos_overrides."):
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
-            raise ParameterError(f"the depth node has no parameter {name!r}: {hint}")
+            where = f"{file}: " if name in of_file else ""
+            raise ParameterError(f"{where}the depth node has no parameter {name!r}: {hint}")
     engine, model = (_checked(n, str, {}, given[n]) if n in given else None for n in ENGINE_NAMES)
     return Settings(
         _config(BufferConfig, {n: given[n] for n in buffer_names if n in given}),
@@ -92,17 +93,15 @@ def _read_file(file: Path) -> dict[str, Any]:
     nodes = document if isinstance(document, dict) else {}
     fitting = {str(n): v for n, v in nodes.items() if str(n).rpartition("/")[2] in (NODE, "**")}
     found: dict[str, Any] = {}
-    for value in sorted(
-        fitting, key=lambda name: not name.endswith("**")
-    ):  # the node's own go before those of all
-        section = fitting[value].get(PARAMETERS) if isinstance(fitting[value], dict) else None
+    # The node's own come last, and so go before those of all nodes.
+    for node in sorted(fitting, key=lambda name: not name.endswith("**")):
+        section = fitting[node].get(PARAMETERS) if isinstance(fitting[node], dict) else None
         if not isinstance(section, dict):
-            raise ParameterError(f"{file}: expected {PARAMETERS} with names and values below {value}")
+            raise ParameterError(f"{file}: expected {PARAMETERS} with names and values below {node}")
         found |= _flat(section)
     if not fitting:
-        raise ParameterError(
-            f"{file}: expected parameters of node {NODE} or /**, got {', '.join(map(str, nodes))}"
-        )
+        names = ", ".join(map(str, nodes))
+        raise ParameterError(f"{file}: expected parameters of node {NODE} or /**, got {names}")
     return found
 
 

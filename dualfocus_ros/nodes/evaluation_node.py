@@ -14,13 +14,14 @@ from sensor_msgs.msg import Image, JointState
 
 from dualfocus_ros import messages, parameters
 from dualfocus_ros.errors import DualFocusError
-from dualfocus_ros.evaluation.matching import TIME_JUMP_NS, StampMatcher
+from dualfocus_ros.evaluation.matching import StampMatcher
 from dualfocus_ros.evaluation.report import text_table, write_json
 from dualfocus_ros.evaluation.results import Evaluation, StackResult, stamp_name
 from dualfocus_ros.evaluation.stacks import score_estimate
 from dualfocus_ros.nodes.base import ManagedNode
 from dualfocus_ros.nodes.rates import Rate
 from dualfocus_ros.nodes.runner import run_until_stopped
+from dualfocus_ros.pairing import TIME_JUMP_NS
 from dualfocus_ros.types import FloatImage
 
 DEPTH, CONFIDENCE, TRUTH, LENS = (
