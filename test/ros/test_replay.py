@@ -94,6 +94,8 @@ def _live(folder: Path) -> tuple[Run, str]:
         time.sleep(0.5)  # those that the graph knows may still have to find each other
         peer.change_state("/camera", Transition.TRANSITION_ACTIVATE)
         wait_until(lambda: processes.alive() and len(depths) >= SWEEPS, 60, lambda: f"depth, {len(depths)} came")
+        running = wait_until(lambda: peer.diagnostic("/evaluation", "AbsRel, mean"), START_S, "running metrics")
+        assert 0.0 < float(running) < 0.3
         camera.signal()
         camera.wait(10)
         time.sleep(1.0)  # depth of the last sweep
