@@ -10,6 +10,7 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 from dualfocus_ros import dds, launching, share
+from dualfocus_ros.errors import ParameterError
 
 # Arguments of the depth node that are handed on.
 DEPTH_ARGUMENTS = ("engine", "model", "mode", "breathing")
@@ -85,6 +86,7 @@ def replay_node(args):
     parameters |= {name: ParameterValue(args[name], value_type=str) for name in TOPIC_ARGUMENTS}
     parameters |= {name: args[name] == "true" for name in ("loop", "paused")}
     parameters["bag"] = ParameterValue(launching.recording(args["bag"]), value_type=str)
+    parameters["wait_for_truth"] = args["evaluate"] == "true"
     parameters["wait_s"] = 30.0  # the depth node may have to load its engine
     parameters["end_delay_s"] = 3.0  # and to work on the last sweep
     return _node(args, "replay", parameters, on_exit=launching.end_launch_with("replay"))
@@ -93,7 +95,7 @@ def replay_node(args):
 def evaluation_node(args):
     """Return the node that compares depth with truth."""
     parameters = {"use_sim_time": True, "json": ParameterValue(args["json"], value_type=str)}
-    return _node(args, "evaluation", parameters)
+    return _node(args, "evaluation", parameters, on_exit=launching.end_launch_with("evaluation"))
 
 
 def _node(args, name, parameters, **options):
@@ -123,6 +125,8 @@ def setup(context):
     launching.refuse_unknown_arguments(NAMES, __file__, sys.argv)
     args = launching.values(context, NAMES)
     player = replay_node(args)
+    if args["json"] and args["evaluate"] != "true":
+        raise ParameterError("expected json:= only with evaluate:=true: nothing else writes it")
     profile = [SetEnvironmentVariable(name, value) for name, value in dds.profile_environment().items()]
     evaluation = [evaluation_node(args)] if args["evaluate"] == "true" else []
     return [*profile, depth(args), *evaluation, player]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dualfocus_ros.evaluation.settings import Settings
     from dualfocus_ros.evaluation.source import OpenSource
 
+PICTURES = 6
 NAME = "evaluate"
 HELP = "score engines on recordings, focal stacks or data sets: per family of stacks and in total"
 
@@ -44,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bands", action="store_true", help="also show the errors by distance")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every number, per stack, as JSON")
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write a report with pictures, one page")
-    parser.add_argument("--pictures", type=int, default=6, metavar="N", help="stacks that the report shows")
+    parser.add_argument("--pictures", type=int, metavar="N", help=f"stacks that it shows, {PICTURES} if not given")
     group = parser.add_argument_group("published data sets")
     group.add_argument("--dataset", default="", metavar="NAME", help="one of those of `dataset --list`")
     group.add_argument("--split", metavar="SPLIT", help="part of it; what the literature reports, if not given")
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     from dualfocus_ros.engine.pick import describe
     from dualfocus_ros.errors import ParameterError
     from dualfocus_ros.evaluation.html import HtmlReport
-    from dualfocus_ros.evaluation.report import band_table, remarks, text_table, write_json
+    from dualfocus_ros.evaluation.report import band_table, check_writable, remarks, text_table, write_json
     from dualfocus_ros.evaluation.results import in_common
     from dualfocus_ros.evaluation.settings import read_settings
 
@@ -86,7 +87,13 @@ def run(args: argparse.Namespace) -> int:
     if args.engine and any(text.startswith("engine:=") for text in args.assignments):
         raise ParameterError("expected the engine once, got --engine and -p engine:=")
     asked = args.engine or [settings.engine or DEFAULT_ENGINE]
-    report = HtmlReport(f"Depth of {args.source.name}", args.pictures) if args.html is not None else None
+    if args.pictures is not None and args.html is None:
+        raise ParameterError("expected --pictures only with --html: nothing else shows any")
+    pictures = PICTURES if args.pictures is None else args.pictures
+    report = HtmlReport(f"Depth of {args.source.name}", pictures) if args.html is not None else None
+    for file in (args.json, args.html):
+        if file is not None:
+            check_writable(file)
     evaluations = []
     for name, engine in _engines(asked, args.model, settings.model):
         with _opened(args, settings) as source, engine:

@@ -32,9 +32,12 @@ def run(args: argparse.Namespace) -> int:
     )
     result = record(options)
     if not result.counts:
-        raise BagError(f"expected messages on {', '.join(result.missing)}, none came: is the camera running?")
+        topics = ", ".join((*result.silent, *result.missing))
+        raise BagError(f"expected messages on {topics}, none came: is the camera running?")
     for topic, count in result.counts.items():
         print(f"{topic}: {count} messages, {result.lost.get(topic, 0)} lost")
+    for topic in result.silent:
+        print(f"{topic}: published, but no message came, {result.lost.get(topic, 0)} lost")
     for topic in result.missing:
         print(f"{topic}: nobody published it")
     print(f"wrote {args.output}")

@@ -15,7 +15,7 @@ from dualfocus_ros.bags.reader import Bag, BagMessage
 from dualfocus_ros.bags.topics import ROLES, RecordedTopics, TopicNames, find_topics
 from dualfocus_ros.errors import BagError, DualFocusError, MessageError, StackError
 from dualfocus_ros.evaluation.matching import StampMatcher
-from dualfocus_ros.evaluation.results import Evaluation, stamp_name
+from dualfocus_ros.evaluation.results import Evaluation, StampNames
 from dualfocus_ros.evaluation.stacks import Sample
 from dualfocus_ros.stack import BufferConfig, FocalStackBuffer
 from dualfocus_ros.types import FloatImage, FocalStack
@@ -73,6 +73,7 @@ class BagStacks:
         self._trouble_counts: Counter[tuple[str, str]] = Counter()
         self._unusable: Counter[str] = Counter()
         self._unusable_matches = 0
+        self._names = StampNames()
         self._size: tuple[int, ...] = ()
         self._stamp_ns: dict[str, int] = {}
         self._stacks = 0
@@ -134,7 +135,7 @@ class BagStacks:
         if self.has_truth:
             counts["stacks with true depth"] = self._matcher.matched - self._unusable_matches
             counts["stacks without true depth of their stamp"] = self._matcher.unmatched
-            counts["true depth images of no stack"] = self._matcher.truths_seen - self._matcher.matched
+            counts["true depth images of no stack"] = self._matcher.truths_seen - self._matcher.truths_used
         return counts
 
     def complete(self, evaluation: Evaluation) -> Evaluation:
@@ -203,7 +204,7 @@ class BagStacks:
 
     def _sample(self, stack: FocalStack, truth: _Recorded | None) -> Sample:
         bag = self._bag.path.absolute()
-        path = Path(bag.name) / stamp_name(stack.stamp_ns)
+        path = Path(bag.name) / self._names.name(stack.stamp_ns)
         self._stacks += 1
         return Sample(path, bag.stem, stack, None if truth is None else self._truth_m(stack, truth))
 

@@ -17,8 +17,8 @@ from dualfocus_ros.evaluation.columns import LOOKS, RUNTIME, SCORES, Column
 
 # What is compared, the list in JSON that holds it, and its numbers.
 KINDS: dict[str, tuple[Column, ...]] = {"stacks": (*SCORES, RUNTIME), "looks": (*LOOKS, RUNTIME)}
-# What a stack of a recording is called, see `results.stamp_name`.
-STAMP = re.compile(r"\d+\.\d{9}")
+# What a stack of a recording is called, see `results.StampNames`.
+STAMP = re.compile(r"\d+\.\d{9}(-\d+)?")
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ Truth = TypeVar("Truth")
 class StampMatcher(Generic[Estimate, Truth]):
     """Joins estimates and truths. Estimates come out in the order in which they came in, each exactly once.
 
-    A truth of the same stamp is taken at once; else the nearest one within the tolerance, as soon as a truth
-    far beyond it shows that no nearer one will come. Every truth is taken once, and not by one estimate while
-    another that waits is nearer to it. Truths may come in another order than that of their stamps, by up to
-    TIME_JUMP_NS.
+    A truth of the same stamp is taken at once; else the nearest one within the tolerance, as soon as a truth far
+    beyond it shows that no nearer one will come. A truth of another stamp is taken once, and not while another
+    estimate that waits is nearer to it; one of the same stamp serves all estimates of that stamp (where the focus
+    turns around, two stacks share the frame at the turn). Truths may come in another order than that of their
+    stamps, by up to TIME_JUMP_NS.
     """
 
     def __init__(self, tolerance_s: float, keep_s: float, most_waiting: int = 16) -> None:
@@ -35,7 +36,9 @@ class StampMatcher(Generic[Estimate, Truth]):
         self._truths: dict[int, Truth] = {}
         self._newest_ns: int | None = None
         self._waiting: deque[tuple[int, Estimate]] = deque()
+        self._used: set[int] = set()
         self.truths_seen = 0
+        self.truths_used = 0
         self.matched = 0
         self.unmatched = 0
 
@@ -46,11 +49,13 @@ class StampMatcher(Generic[Estimate, Truth]):
         if self._newest_ns is not None and stamp_ns < self._newest_ns - TIME_JUMP_NS:
             done = self.finish()
             self._truths.clear()
+            self._used.clear()
             self._newest_ns = stamp_ns
         self._truths[stamp_ns] = truth
         self._newest_ns = stamp_ns if self._newest_ns is None else max(self._newest_ns, stamp_ns)
         for old in [t for t in self._truths if t < self._newest_ns - self._keep_ns]:
             del self._truths[old]
+            self._used.discard(old)
         return done + self._decide(final=False)
 
     def add_estimate(self, stamp_ns: int, estimate: Estimate) -> list[tuple[Estimate, Truth | None]]:
@@ -76,18 +81,22 @@ class StampMatcher(Generic[Estimate, Truth]):
         return done
 
     def _take(self, stamp_ns: int) -> Truth | None:
-        """Take the nearest truth out that is not nearer to another; None where none is within the tolerance."""
+        """Return the nearest truth that is not nearer to another; None where none is within the tolerance."""
         if stamp_ns in self._truths:
-            self.matched += 1
-            return self._truths.pop(stamp_ns)
+            return self._use(stamp_ns)
         others = [other for other, _ in self._waiting if other != stamp_ns]
         free = [
             t
-            for t in self._truths
+            for t in self._truths.keys() - self._used
             if abs(t - stamp_ns) <= self._tolerance_ns and all(abs(t - o) >= abs(t - stamp_ns) for o in others)
         ]
         if not free:
             self.unmatched += 1
             return None
+        return self._use(min(free, key=lambda t: (abs(t - stamp_ns), t)))
+
+    def _use(self, stamp_ns: int) -> Truth:
         self.matched += 1
-        return self._truths.pop(min(free, key=lambda t: (abs(t - stamp_ns), t)))
+        self.truths_used += stamp_ns not in self._used
+        self._used.add(stamp_ns)
+        return self._truths[stamp_ns]

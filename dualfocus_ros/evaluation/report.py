@@ -54,7 +54,8 @@ def text_table(evaluations: Sequence[Evaluation]) -> str:
     if any(e.looks for e in evaluations):
         parts.append(look_table(evaluations))
     if not parts:
-        raise EvaluationError("expected at least one stack that gave a depth to report, got none")
+        said = remarks(evaluations)
+        raise EvaluationError(f"expected at least one stack that gave a depth to report, got none: {said}")
     return "\n\n".join(parts)
 
 
@@ -203,6 +204,20 @@ def write_json(
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise EvaluationError(f"cannot write {path}: {error.strerror}; check path and permissions") from error
+
+
+def check_writable(path: str | Path) -> None:
+    """Raise EvaluationError if a file cannot be written there; its folder is made."""
+    path = Path(path)
+    new = not path.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a"):
+            pass
+        if new:
+            path.unlink()
     except OSError as error:
         raise EvaluationError(f"cannot write {path}: {error.strerror}; check path and permissions") from error
 

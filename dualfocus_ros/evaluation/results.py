@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -130,12 +131,22 @@ class Evaluation:
         return Plausibility.mean([look.plausibility for look in self.looks])
 
 
-def stamp_name(stamp_ns: int) -> str:
-    """Return what a stack of a recording is called, by the stamp of its depth: seconds with nine digits behind.
+class StampNames:
+    """What the stacks of a recording are called, by the stamp of their depth: seconds with nine digits behind.
 
-    So the stack has one name, live, in a replay, and in any part of the recording that is evaluated.
+    So a stack has one name, live, in a replay, and in any part of the recording that is evaluated. Where a stamp
+    comes again (two stacks share the frame at which the focus turns, a replay starts anew) `-2` and so on follow.
     """
-    return f"{stamp_ns // 1_000_000_000}.{stamp_ns % 1_000_000_000:09d}"
+
+    def __init__(self) -> None:
+        """Start with no stamp seen."""
+        self._seen: Counter[int] = Counter()
+
+    def name(self, stamp_ns: int) -> str:
+        """Return the name of the next stack of that stamp, in nanoseconds."""
+        self._seen[stamp_ns] += 1
+        again = f"-{self._seen[stamp_ns]}" if self._seen[stamp_ns] > 1 else ""
+        return f"{stamp_ns // 1_000_000_000}.{stamp_ns % 1_000_000_000:09d}{again}"
 
 
 def in_common(evaluations: Sequence[Evaluation]) -> list[Evaluation]:

@@ -25,9 +25,9 @@ from dualfocus_ros.nodes.runner import NodeSet
 from dualfocus_ros.nodes.signals import hold_stop_signals, wait_for_stop
 
 try:
-    from rclpy.event_handler import SubscriptionEventCallbacks
+    from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
 except ImportError:  # Humble
-    from rclpy.qos_event import SubscriptionEventCallbacks
+    from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
 
 # Messages kept by the middleware until they are taken, per topic.
 QUEUE_DEPTH = 200
@@ -67,11 +67,13 @@ class RecordResult:
         counts: messages by topic.
         lost: messages that never came in or were not written, by topic.
         missing: topics that nobody published.
+        silent: topics that somebody published, and no message came.
     """
 
     counts: dict[str, int] = field(default_factory=dict)
     lost: dict[str, int] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
+    silent: tuple[str, ...] = ()
 
 
 class Recorder(Node):  # type: ignore[misc]
@@ -94,6 +96,7 @@ class Recorder(Node):  # type: ignore[misc]
             self.waiting = {self.resolve_topic_name(t): expected.get(t, "") for t in topics}
         except Exception as error:  # rclpy has no common root of them, from Humble on
             raise ParameterError(f"expected names of topics, got {', '.join(topics)}: {error}") from error
+        self.wanted = tuple(self.waiting)
         self.lost: Counter[str] = Counter()
         self.heard: Counter[str] = Counter()
         self.waiting_bytes = 0
@@ -149,15 +152,17 @@ class Recorder(Node):  # type: ignore[misc]
             reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
             durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
         )
-        self.create_subscription(
-            message_class,
-            topic,
-            lambda data: self._take(topic, kind, data),
-            qos,
-            raw=True,
-            event_callbacks=SubscriptionEventCallbacks(message_lost=lost),
-        )
+        events = SubscriptionEventCallbacks(message_lost=lost)
+        try:
+            self._listen(message_class, topic, kind, qos, event_callbacks=events)
+        except UnsupportedEventTypeError:  # not every middleware tells
+            self._listen(message_class, topic, kind, qos)
         self.get_logger().info(f"recording {topic} ({kind}, {'reliable' if reliable else 'best effort'})")
+
+    def _listen(self, message_class: Any, topic: str, kind: str, qos: QoSProfile, **options: Any) -> None:
+        self.create_subscription(
+            message_class, topic, lambda data: self._take(topic, kind, data), qos, raw=True, **options
+        )
 
     def _take(self, topic: str, kind: str, data: bytes) -> None:
         with self._lock:
@@ -196,23 +201,24 @@ def record(options: RecordOptions, args: list[str] | None = None) -> RecordResul
     writer.check()
     thread = _WriterThread(writer, waiting)
     try:
-        with NodeSet([make], args):
+        with NodeSet([make], args) as nodes:
             thread.done = recorder[0].written
-            _wait(recorder[0], thread, options.duration_s)
+            _wait(nodes, recorder[0], thread, options.duration_s)
     finally:
         thread.end()
     node = recorder[0]
     for failure in (node.failure, thread.failure):
         if failure is not None:
             raise failure
-    missing = tuple(topic for topic in (*node.waiting, *node.heard) if not node.heard[topic])
-    return RecordResult(dict(writer.counts), dict(node.lost), missing)
+    silent = tuple(t for t in node.wanted if not node.heard[t] and t not in node.waiting)
+    return RecordResult(dict(writer.counts), dict(node.lost), tuple(node.waiting), silent)
 
 
-def _wait(node: Recorder, thread: _WriterThread, duration_s: float | None) -> None:
+def _wait(nodes: NodeSet, node: Recorder, thread: _WriterThread, duration_s: float | None) -> None:
     """Wait for the first message and then for the time to be over; end before where something failed."""
     end_s = None
     while node.failure is None and thread.failure is None and not wait_for_stop(0.05):
+        nodes.check()
         if end_s is None and node.heard and duration_s is not None:
             end_s = time.monotonic() + duration_s
         if end_s is not None and time.monotonic() >= end_s:

@@ -22,7 +22,7 @@ from dualfocus_ros.nodes.playback import Playhead
 from dualfocus_ros.nodes.rates import Rate
 from dualfocus_ros.nodes.runner import run_until_stopped
 
-# Between two messages, time on /clock goes on in steps of this.
+# Between two messages, /clock is published so often, in real time.
 CLOCK_STEP_S = 0.01
 POLL_S = 0.05
 # A subscriber that was just found may not have found us yet.
@@ -65,6 +65,9 @@ class ReplayConfig:
             "unit": "s",
             "min": 0.0,
         },
+    )
+    wait_for_truth: bool = field(
+        default=False, metadata={"doc": "Wait for a subscriber of the true depth, too, where it was recorded."}
     )
     end_delay_s: float = field(
         default=1.0,
@@ -125,6 +128,7 @@ class ReplayNode(ManagedNode):
 
     def activate(self) -> None:
         """Start to play, from the start."""
+        self._check_idle()
         self._playhead.go()
         self._rate.restart()
         self._thread = threading.Thread(target=self._run, name="replay", daemon=True)
@@ -135,11 +139,17 @@ class ReplayNode(ManagedNode):
         self._playhead.stop()
         if self._thread is not None:
             self._thread.join(2.0)
-        self._thread = None
         self._state = "not active"
+
+    def _check_idle(self) -> None:
+        """Raise BagError while what was deactivated still reads; only one may."""
+        if self._thread is not None and self._thread.is_alive():
+            raise BagError("the recording is still being read as when the replay was deactivated: try again")
+        self._thread = None
 
     def clean_up(self) -> None:
         """Close the recording."""
+        self._check_idle()
         self._resources.close()
         self.destroy_outputs()
         self._outputs = {}
@@ -155,8 +165,7 @@ class ReplayNode(ManagedNode):
                 self._rounds += 1
                 if not self._config.loop:
                     self._state = "at the end"
-                    self._playhead.sleep(self._config.end_delay_s)
-                    self.done = True
+                    self.done = self._playhead.sleep(self._config.end_delay_s)
                     return
         except BaseException as error:  # noqa: BLE001 - whatever ends the replay must end the node
             self.fail(error)
@@ -165,19 +174,23 @@ class ReplayNode(ManagedNode):
         """Wait until somebody listens, so that the first sweep is not lost."""
         assert self._topics is not None
         self._state = "waiting for subscribers"
-        wanted = [self._outputs[n] for n in (self._topics.image, self._topics.camera_info, self._topics.lens)]
+        roles = ["image", "camera_info", "lens", *(["truth"] if self._waits_for_truth() else [])]
+        wanted = [self._outputs[getattr(self._topics, role)] for role in roles]
         left_s = self._config.wait_s
         while left_s > 0.0 and not all(p.get_subscription_count() for p in wanted):
             if not self._playhead.sleep(POLL_S):
                 return
             left_s -= POLL_S
-        topics = (OUTPUTS[role][1] for role in ("image", "camera_info", "lens"))
+        topics = (OUTPUTS[role][1] for role in roles)
         deaf = [t for t, p in zip(topics, wanted, strict=True) if not p.get_subscription_count()]
         if deaf:
             names = ", ".join(map(self.resolve_topic_name, deaf))
             self.get_logger().warning(f"nobody subscribes to {names}: is the depth node running?")
         elif self._config.wait_s > 0.0:
             self._playhead.sleep(MATCH_S)
+
+    def _waits_for_truth(self) -> bool:
+        return self._config.wait_for_truth and bool(self._topics and self._topics.truth)
 
     def _play(self) -> bool:
         """Play the recording once; return False where it was stopped."""
@@ -189,7 +202,7 @@ class ReplayNode(ManagedNode):
         self._playhead.start(start_ns)
         for message in self._bag.messages(self._topics.names(), start_ns, stop_ns):
             while not self._playhead.reached(message.stamp_ns):
-                self._publish_clock(self._playhead.position_ns())
+                self._publish_clock(min(self._playhead.position_ns(), message.stamp_ns))
                 if not self._playhead.wait_for(message.stamp_ns, CLOCK_STEP_S):
                     return False
             self._publish_clock(message.stamp_ns)

@@ -17,7 +17,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
-from dualfocus_ros.errors import DualFocusError, ParameterError
+from dualfocus_ros.errors import DualFocusError, EngineError, ParameterError
 from dualfocus_ros.nodes.base import ManagedNode
 from dualfocus_ros.nodes.signals import hold_stop_signals, wait_for_stop
 
@@ -85,7 +85,9 @@ class NodeSet:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop all nodes."""
-        self._tear_down()
+        problem = self._tear_down()
+        if problem is not None and error is None:
+            raise problem
 
     def check(self) -> None:
         """Raise what has ended a node, its worker or its callbacks."""
@@ -108,19 +110,24 @@ class NodeSet:
         except RuntimeError as error:
             raise _unusable(error) from error
 
-    def _tear_down(self) -> None:
+    def _tear_down(self) -> DualFocusError | None:
+        """End everything; return what could not be done at the end, of what had to be."""
+        problem: DualFocusError | None = None
+        for spinner in self._spinners:  # first: what closes a node must not meet its callbacks
+            spinner.stop()
         for node in self.nodes:
             if isinstance(node, ManagedNode):
                 try:
                     node.close()
-                except DualFocusError as error:
+                except EngineError as error:
                     # An estimate that is still under way ends with the process, which is to end now.
                     node.get_logger().warning(f"not freed: {error}")
-        for spinner in self._spinners:
-            spinner.stop()
+                except DualFocusError as error:
+                    problem = problem or error
         for node in self.nodes:
             node.destroy_node()
         rclpy.try_shutdown()
+        return problem
 
 
 def run_until_stopped(makers: Sequence[Callable[[], Node]], args: list[str] | None = None) -> int:

@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("rclpy")
 pytest.importorskip("rosbags")
 
-from bag_helpers import IMAGE, INFO, LENS, TRUTH, TYPES, Recorded, frames, recorded, write
+from bag_helpers import IMAGE, INFO, LENS, START_NS, TRUTH, TYPES, Recorded, frames, recorded, write
 
 from dualfocus_ros import messages
 from dualfocus_ros.bags.topics import TopicNames
@@ -492,3 +492,27 @@ def test_what_the_observer_raises_comes_out(recording: list, tmp_path: Path) -> 
         pytest.raises(DualFocusError, match="^no$"),
     ):
         evaluate(engine, source.samples, EstimatorConfig(), refuse, one_lens=True, look=True)
+
+
+def test_stacks_that_share_the_frame_at_a_turn_both_have_their_truth(tmp_path: Path) -> None:
+    """Back and forth: the nearest focus ends one run and begins the next, so two stacks have the stamp of it."""
+    there = frames(6 * 12)
+    still = [f for f in there if f.lens_state.focus_speed_mps == 0.0]
+    sweeps = [still[i : i + 4] for i in range(0, len(still) - 3, 4)]
+    turned: list[CameraFrame] = []
+    for i, sweep in enumerate(sweeps):  # near to far, far to near, with one frame at each turn
+        turned += (sweep if i % 2 == 0 else sweep[::-1])[(1 if i else 0) :]
+    stamped = []
+    for i, frame in enumerate(turned):
+        stamp_ns = START_NS + i * 66_666_667
+        state = dataclasses.replace(frame.lens_state, stamp_ns=stamp_ns)
+        stamped.append(dataclasses.replace(frame, stamp_ns=stamp_ns, lens_state=state))
+    samples, evaluation = read(write(tmp_path / "bag", recorded(stamped)))
+    stamps = [s.stack.stamp_ns for s in samples]
+    assert len(set(stamps)) < len(stamps), "some share a stamp, or this tests nothing"
+    assert len({s.path for s in samples}) == len(samples)
+    assert all(s.truth_m is not None for s in samples)
+    assert evaluation.counts["stacks without true depth of their stamp"] == 0
+    assert evaluation.counts["stacks with true depth"] == len(samples)
+    of_stacks = evaluation.counts["true depth images of no stack"]
+    assert of_stacks == len(stamped) - len(set(stamps))

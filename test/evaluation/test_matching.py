@@ -133,3 +133,14 @@ def test_no_more_than_so_many_wait() -> None:
     assert matcher.add_estimate(3 * MS, "e3") == [("e1", None)]
     assert matcher.add_truth(2 * MS, "t2") == [("e2", "t2")]
     assert matcher.finish() == [("e3", None)]
+
+
+def test_a_truth_serves_all_estimates_of_its_own_stamp_and_no_other() -> None:
+    matcher: StampMatcher[str, str] = StampMatcher(0.05, 10.0)
+    ms = 1_000_000
+    assert matcher.add_truth(100 * ms, "t") == []
+    assert matcher.add_estimate(100 * ms, "a") == [("a", "t")]
+    assert matcher.add_estimate(100 * ms, "b") == [("b", "t")]
+    assert matcher.add_estimate(110 * ms, "c") == []
+    assert matcher.finish() == [("c", None)]
+    assert (matcher.matched, matcher.unmatched, matcher.truths_used) == (2, 1, 1)

@@ -20,6 +20,7 @@ from bag_helpers import IMAGE, INFO, LENS, TRUTH, frames, recorded, write
 from lifecycle_msgs.msg import Transition
 from ros_helpers import (
     COMMAND,
+    LISTEN,
     SMALL,
     START_S,
     Peer,
@@ -35,7 +36,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_srvs.srv import SetBool
 
-from dualfocus_ros import decoding
+from dualfocus_ros import decoding, messages
 from dualfocus_ros.bags.library import deserialize
 from dualfocus_ros.bags.reader import Bag
 from dualfocus_ros.cli import main
@@ -185,6 +186,11 @@ class Listener:
         self.truths: list[Any] = peer.collect(Image, f"{prefix}/ground_truth/depth")
         self.clock: list[Any] = peer.collect(Clock, "/clock")
 
+        self.came: list[int] = []
+        peer.node.create_subscription(
+            Image, f"{prefix}/image_raw", lambda _: self.came.append(time.monotonic_ns()), LISTEN
+        )
+
     def clock_ns(self) -> list[int]:
         return [decoding.stamp_to_ns(m.clock) for m in self.clock]
 
@@ -237,6 +243,9 @@ def test_part_of_a_recording_at_another_rate_on_another_topic(bag: Path, tmp_pat
                 )
             ]
         assert 5 < len(inside) < 31
+        lasted_s = (listener.came[-1] - listener.came[0]) * 1e-9
+        recorded_s = (inside[-1] - inside[0]) * 1e-9
+        assert 0.15 * recorded_s < lasted_s < 0.6 * recorded_s
         assert [stamp_ns(m) for m in listener.images] == inside
         assert listener.clock == []
 
@@ -301,6 +310,82 @@ def test_evaluation_without_truth_says_so(tmp_path: Path) -> None:
         assert process.wait(20) == 0, process.output
         assert process.lines("nothing was scored", TRUTH, DEPTH)
         assert not (tmp_path / "scores.json").exists()
+
+
+class Inputs:
+    """Publishes depth, truth and what else the evaluation node takes."""
+
+    def __init__(self, peer: Peer) -> None:
+        node = peer.node
+        self.depth = node.create_publisher(Image, DEPTH, 10)
+        self.truth = node.create_publisher(Image, TRUTH, 10)
+        wait_until(
+            lambda: self.depth.get_subscription_count() and self.truth.get_subscription_count(),
+            START_S,
+            "the evaluation node",
+        )
+        time.sleep(0.3)
+
+    def send(self, stamp: int) -> None:
+        truth_m = np.full((24, 32), 2.0, np.float32)
+        self.truth.publish(messages.depth_message(truth_m, stamp, "optical"))
+        self.depth.publish(messages.depth_message(1.1 * truth_m, stamp, "optical"))
+        time.sleep(0.05)
+
+
+def test_depth_is_scored_without_lens_states_and_without_confidence(tmp_path: Path) -> None:
+    with chain(tmp_path) as (processes, peer):
+        file = tmp_path / "scores.json"
+        process = processes.start("evaluation_node", {"json": str(file)})
+        inputs = Inputs(peer)
+        for i in range(3):
+            inputs.send((10 + i) * 1_000_000_000)
+        time.sleep(0.5)
+        process.signal()
+        assert process.wait(20) == 0, process.output
+        stacks = _scores(file)["stacks"]
+        assert [s["path"] for s in stacks] == [f"live/{10 + i}.000000000" for i in range(3)]
+        assert [s["abs_rel"] for s in stacks] == pytest.approx([0.1] * 3, rel=1e-4)
+
+
+def test_a_file_that_cannot_be_written_is_told_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with Processes(tmp_path) as processes:
+        process = processes.start("evaluation_node", {"json": str(tmp_path / "file" / "scores.json")})
+        assert process.wait(30) == 1, process.output
+        assert process.lines("error: cannot write", "scores.json") and "Traceback" not in process.output
+
+
+def test_topics_without_messages_are_told(tmp_path: Path) -> None:
+    with chain(tmp_path) as (processes, peer):
+        silent = peer.node.create_publisher(JointState, LENS, 10)
+        images = peer.node.create_publisher(Image, IMAGE, 10)
+        recorder = processes.run(COMMAND, ["record", str(tmp_path / "bag"), "--duration", "1"])
+        wait_until(lambda: silent.get_subscription_count(), START_S, "the recorder")
+        while recorder.popen.poll() is None:
+            images.publish(messages.rgb_message(np.zeros((4, 4, 3), np.uint8), time.time_ns(), "optical"))
+            time.sleep(0.05)
+        assert recorder.wait(20) == 0, recorder.output
+        assert recorder.lines(f"{LENS}: published, but no message came")
+        assert recorder.lines(f"{INFO}: nobody published it")
+
+
+def test_the_replay_goes_through_its_life_cycle_again(bag: Path, tmp_path: Path) -> None:
+    with chain(tmp_path) as (processes, peer):
+        listener = Listener(peer)
+        process = processes.start(
+            "replay_node", {"bag": str(bag), "autostart": False, "wait_s": 10.0, "end_delay_s": 30.0, "rate": 4.0}
+        )
+        assert peer.change_state("/replay", Transition.TRANSITION_CONFIGURE)
+        for rounds in (1, 2):
+            assert peer.change_state("/replay", Transition.TRANSITION_ACTIVATE)
+            wait_until(lambda n=rounds: len(listener.images) >= 36 * n, 30, "the whole recording")
+            assert peer.change_state("/replay", Transition.TRANSITION_DEACTIVATE)
+        time.sleep(0.5)
+        assert process.popen.poll() is None, "being deactivated while it waits at the end does not end it"
+        assert len(listener.images) == 72
+        process.signal()
+        assert process.wait(10) == 0, process.output
 
 
 def test_recording_what_nobody_publishes_is_an_error(tmp_path: Path) -> None:
