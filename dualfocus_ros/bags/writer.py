@@ -12,7 +12,7 @@ from dualfocus_ros.bags.library import library, typestore
 from dualfocus_ros.errors import BagError
 
 STORAGES = ("mcap", "sqlite3")
-# The newest format of metadata.yaml that Humble reads is older, but its reader takes this one, too.
+# Of metadata.yaml: the oldest that rosbags writes. It was not tried whether the rosbag2 of every ROS 2 reads it.
 FORMAT_VERSION = 8
 WRITE_ERRORS = (OSError, sqlite3.Error)
 

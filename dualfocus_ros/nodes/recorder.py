@@ -82,13 +82,13 @@ class Recorder(Node):  # type: ignore[misc]
     def __init__(self, topics: Sequence[str], expected: dict[str, str], into: queue.Queue[Any]) -> None:
         """Look for publishers.
 
-        Raises:
-            ParameterError: if a name cannot be one of a topic.
-
         Args:
             topics: names, relative ones to the namespace of the node.
             expected: the message type of those that have a known one.
             into: gets (topic, type, time of receipt in nanoseconds, CDR).
+
+        Raises:
+            ParameterError: if a name cannot be one of a topic.
         """
         super().__init__("recorder")
         self.failure: BaseException | None = None
