@@ -262,6 +262,12 @@ class FocalStack:
         """Focus distances (N,) in metres, ascending."""
         return np.array([s.focus_distance_m for s in self.slices])
 
+    @property
+    def focus_range_m(self) -> tuple[float, float]:
+        """Nearest and farthest focus distance in metres; the farthest may be infinite."""
+        focus_m = self.focus_distance_m
+        return float(focus_m.min()), float(focus_m.max())
+
 
 @dataclass(frozen=True)
 class AlignedStack:

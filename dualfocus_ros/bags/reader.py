@@ -161,7 +161,7 @@ class Bag:
     def _files(self) -> list[Path]:
         """Return the files of the recording, in the order in which they were written: their names are numbered."""
         found = sorted(self.path.iterdir(), key=_by_number) if self.path.is_dir() else [self.path]
-        files = [f for f in found if f.is_file() and f.name.removesuffix(PACKED).endswith(SUFFIXES)]
+        files = [f for f in found if f.is_file() and is_bag_file(f)]
         if not files and (self.path / METADATA).is_file():
             raise BagError(f"expected the files that {self.path / METADATA} names, none is there")
         if not files:
@@ -209,6 +209,11 @@ class Bag:
                 self._note([f"{name} has messages of two types, {other.message_type} and {kind}"])
             if other is None or count > other.count:
                 self.topics[name] = BagTopic(name, kind, count)
+
+
+def is_bag_file(path: Path) -> bool:
+    """Say whether a name is that of a file of a recording, packed or not."""
+    return path.name.removesuffix(PACKED).endswith(SUFFIXES)
 
 
 def _by_number(path: Path) -> list[tuple[int, str]]:

@@ -46,6 +46,22 @@ def add_residual_argument(parser: argparse.ArgumentParser, default: str | None =
     )
 
 
+def add_topic_arguments(parser: argparse._ActionsContainer) -> None:
+    """Add `--image-topic TOPIC` and its like for the other topics of a recording (empty where not given)."""
+    for name, what in (
+        ("image", "images"),
+        ("camera-info", "camera info"),
+        ("lens", "lens states"),
+        ("truth", "true depth (none: not used)"),
+    ):
+        parser.add_argument(
+            f"--{name}-topic",
+            default="",
+            metavar="TOPIC",
+            help=f"topic of the {what} in the recording; else found by name and type",
+        )
+
+
 def told_on_stderr() -> CompilerOptions:
     """Return options with which an engine that compiles says on standard error how far it is."""
     import sys

@@ -9,7 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from dualfocus_ros.commands import DEFAULT_ENGINE, add_engines_arguments, add_residual_argument, told_on_stderr
+from dualfocus_ros.commands import (
+    DEFAULT_ENGINE,
+    add_engines_arguments,
+    add_residual_argument,
+    add_topic_arguments,
+    told_on_stderr,
+)
 
 if TYPE_CHECKING:
     from dualfocus_ros.engine.base import DepthEngine
@@ -53,18 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_bag_arguments(group: argparse._ArgumentGroup) -> None:
-    for name, what in (
-        ("image", "images"),
-        ("camera-info", "camera info"),
-        ("lens", "lens states"),
-        ("truth", "true depth (none: not used)"),
-    ):
-        group.add_argument(
-            f"--{name}-topic",
-            default="",
-            metavar="TOPIC",
-            help=f"topic of the {what}; else found by name and type",
-        )
+    add_topic_arguments(group)
     group.add_argument(
         "--tolerance", type=float, default=0.0, metavar="S", help="most that the stamps of depth and truth differ"
     )

@@ -83,10 +83,8 @@ def _infer_one(engine: DepthEngine, path: Path, target: Path, args: argparse.Nam
     with make_aligner(config.residual) as aligner:
         estimator = DepthEstimator(engine, config, aligner)
         estimate = estimator.estimate(stored.stack)
-    focus_m = stored.stack.focus_distance_m
-    range_m = (float(focus_m.min()), float(focus_m.max()))
     title = f"{path.name}, engine {engine.name}"
-    write_estimate(target, estimate, stored.ground_truth_m, range_m, title)
+    write_estimate(target, estimate, stored.ground_truth_m, stored.stack.focus_range_m, title)
     known = estimate.depth_m[np.isfinite(estimate.depth_m)]
     span = f"{known.min():.3g} to {known.max():.3g} m" if known.size else "no depth"
     ms = 1e3 * (estimator.timing.align_s + estimator.timing.engine_s)

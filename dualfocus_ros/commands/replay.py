@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import argparse
 
+from dualfocus_ros.commands import add_topic_arguments
+
 NAME = "replay"
 HELP = "play a recording into the live topics camera/image_raw, camera_info, lens and ground_truth/depth"
 
@@ -21,10 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--wait", type=float, default=5.0, metavar="S", help="longest wait at the start for subscribers"
     )
-    for name in ("image", "camera-info", "lens", "truth"):
-        parser.add_argument(
-            f"--{name}-topic", default="", metavar="TOPIC", help="its topic in the recording; empty: found"
-        )
+    add_topic_arguments(parser)
     parser.add_argument(
         "--remap", action="append", default=[], metavar="FROM:=TO", help="publish on another topic, as ROS remaps"
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dualfocus_ros.errors import EvaluationError
-from dualfocus_ros.evaluation.metrics import fill_nearest, valid_mask
+from dualfocus_ros.evaluation.metrics import covered_mask, fill_nearest, valid_mask
 from dualfocus_ros.types import FloatImage
 
 BANDS = 4
@@ -73,7 +73,7 @@ def score_bands(
     edges = np.geomspace(near_m, far_m if math.isfinite(far_m) else REACH * near_m, bands + 1)
     edges[-1] = far_m
     valid = valid_mask(truth_m, focus_range_m)
-    filled = fill_nearest(depth_m, np.isfinite(depth_m) & (depth_m > 0.0))[valid].astype(np.float64)
+    filled = fill_nearest(depth_m, covered_mask(depth_m))[valid].astype(np.float64)
     truth = truth_m[valid].astype(np.float64)
     band_of = np.searchsorted(edges[1:-1], truth, side="right")
     scores = []

@@ -23,6 +23,7 @@ from tabulate import tabulate
 from dualfocus_ros.errors import EvaluationError
 from dualfocus_ros.evaluation.candidates import KINDS, Candidate, Row, pair_rows
 from dualfocus_ros.evaluation.columns import Better, Column
+from dualfocus_ros.evaluation.report import write_text
 
 CONFIDENCE = 0.95
 MIN_PAIRS = 3
@@ -283,8 +284,4 @@ def write_comparison(path: str | Path, comparisons: Sequence[Comparison]) -> Non
     Raises:
         EvaluationError: if the file cannot be written.
     """
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(comparison_json(comparisons), encoding="utf-8")
-    except OSError as error:
-        raise EvaluationError(f"cannot write {path}: {error.strerror}; check path and permissions") from error
+    write_text(path, comparison_json(comparisons))

@@ -8,7 +8,13 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from dualfocus_ros.evaluation.metrics import SPARSIFICATION_STEPS, fill_nearest, sparsification_curve, valid_mask
+from dualfocus_ros.evaluation.metrics import (
+    SPARSIFICATION_STEPS,
+    covered_mask,
+    fill_nearest,
+    sparsification_curve,
+    valid_mask,
+)
 from dualfocus_ros.evaluation.results import Observation
 
 # Sorting more pixels takes time, and the mean over stacks does not become smoother.
@@ -45,9 +51,8 @@ class CurveMean:
             np.ascontiguousarray(a[step // 2 :: step, step // 2 :: step])
             for a in (estimate.depth_m, truth_m, estimate.confidence)
         )
-        focus_m = observation.stack.focus_distance_m
-        valid = valid_mask(truth_m, (float(focus_m.min()), float(focus_m.max())))
-        covered = np.isfinite(depth_m) & (depth_m > 0.0)
+        valid = valid_mask(truth_m, observation.stack.focus_range_m)
+        covered = covered_mask(depth_m)
         if not valid.any() or not covered.any():
             return
         truth = truth_m[valid].astype(np.float64)

@@ -17,7 +17,7 @@ from dualfocus_ros.evaluation.figures import Panel
 from dualfocus_ros.evaluation.html_tables import Cell, number, short_names
 from dualfocus_ros.evaluation.kept import KeptStack, Spot
 from dualfocus_ros.evaluation.picks import Picks, badness_of
-from dualfocus_ros.evaluation.report import check_comparable, reasons
+from dualfocus_ros.evaluation.report import check_comparable, reasons, write_text
 from dualfocus_ros.evaluation.results import Evaluation, Observation
 
 TEMPLATE = "report.html.j2"
@@ -83,12 +83,7 @@ class HtmlReport:
         """
         check_comparable(evaluations)
         figures.check_drawable()
-        text = _render(self._context(evaluations, settings))
-        try:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            Path(path).write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise EvaluationError(f"cannot write {path}: {error.strerror}; check path and permissions") from error
+        write_text(path, _render(self._context(evaluations, settings)))
 
     def _context(self, evaluations: Sequence[Evaluation], settings: Mapping[str, str]) -> dict[str, Any]:
         scored, looked = bool(evaluations[0].stacks), any(e.looks for e in evaluations)

@@ -92,9 +92,8 @@ class KeptStack:
         confidence = _small(estimate.confidence)
         truth_m = None
         if observation.truth_m is not None:
-            focus_m = stack.focus_distance_m
             truth_m = _small(observation.truth_m)
-            truth_m[~valid_mask(truth_m, (float(focus_m.min()), float(focus_m.max())))] = np.nan
+            truth_m[~valid_mask(truth_m, stack.focus_range_m)] = np.nan
         path, family = name_of(observation)
         return cls(
             observation.engine,

@@ -91,7 +91,7 @@ def score(
     valid = valid_mask(truth_m, focus_range_m)
     if not valid.any():
         raise EvaluationError(f"no true depth inside the focus range {focus_range_m} m: nothing to score")
-    covered = np.isfinite(depth_m) & (depth_m > 0.0)
+    covered = covered_mask(depth_m)
     filled = fill_nearest(depth_m, covered).astype(np.float64)
     truth = truth_m.astype(np.float64)
     p, t = filled[valid], truth[valid]
@@ -121,6 +121,11 @@ def valid_mask(truth_m: FloatImage, focus_range_m: tuple[float, float]) -> Mask:
     """Return (H, W) bool: truth finite and inside the focus range (metres, ends included)."""
     near_m, far_m = focus_range_m
     return np.isfinite(truth_m) & (truth_m >= near_m) & (truth_m <= far_m)
+
+
+def covered_mask(depth_m: FloatImage) -> Mask:
+    """Return (H, W) bool: where a depth in metres is an estimate, that is finite and above 0."""
+    return np.isfinite(depth_m) & (depth_m > 0.0)
 
 
 def fill_nearest(depth_m: FloatImage, covered: Mask) -> FloatImage:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dualfocus_ros.errors import EvaluationError
+from dualfocus_ros.evaluation.metrics import covered_mask
 from dualfocus_ros.types import DepthEstimate, FloatImage
 
 # The plane is sought among this many points, with this many tries of three points; enough to find a plane that
@@ -67,12 +68,12 @@ def look_at(estimate: DepthEstimate, before_m: FloatImage | None = None) -> Plau
         before_m: (H, W) metres, the depth of the stack before; None or another shape: instability is not known.
     """
     depth_m = estimate.depth_m
-    known = np.isfinite(depth_m) & (depth_m > 0.0)
+    known = covered_mask(depth_m)
     if not known.any():
         return Plausibility(0.0, math.nan, math.nan, math.nan, math.nan)
     instability = math.nan
     if before_m is not None and before_m.shape == depth_m.shape:
-        both = known & np.isfinite(before_m) & (before_m > 0.0)
+        both = known & covered_mask(before_m)
         if both.any():
             instability = float(np.median(np.abs(depth_m[both] - before_m[both]) / depth_m[both]))
     residual, share = plane_residual(depth_m, known)

@@ -6,7 +6,8 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -200,24 +201,35 @@ def write_json(
     Raises:
         EvaluationError: if the file cannot be written, or as `text_table`.
     """
-    text = as_json(evaluations, settings)
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise EvaluationError(f"cannot write {path}: {error.strerror}; check path and permissions") from error
+    write_text(path, as_json(evaluations, settings))
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file, making its folder.
+
+    Raises:
+        EvaluationError: if it cannot be written.
+    """
+    with _writing(Path(path)) as file:
+        file.write_text(text, encoding="utf-8")
 
 
 def check_writable(path: str | Path) -> None:
     """Raise EvaluationError if a file cannot be written there; its folder is made."""
-    path = Path(path)
-    new = not path.exists()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a"):
+    with _writing(Path(path)) as file:
+        new = not file.exists()
+        with file.open("a"):
             pass
         if new:
-            path.unlink()
+            file.unlink()
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[Path]:
+    """Make the folder of a file; say in one way why it, or the file, cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield path
     except OSError as error:
         raise EvaluationError(f"cannot write {path}: {error.strerror}; check path and permissions") from error
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from dualfocus_ros.bags.reader import METADATA, SUFFIXES, Bag
+from dualfocus_ros.bags.reader import METADATA, SUFFIXES, Bag, is_bag_file
 from dualfocus_ros.bags.topics import TopicNames
 from dualfocus_ros.datasets.registry import find_dataset
 from dualfocus_ros.errors import ParameterError, StackError
@@ -79,12 +79,8 @@ class SourceOptions:
 def is_bag(path: Path) -> bool:
     """Say whether this looks like a recording rather than a folder of stacks."""
     if path.is_dir():
-        return (path / METADATA).is_file() or any(_is_bag_file(f) for f in path.iterdir())
-    return _is_bag_file(path)
-
-
-def _is_bag_file(path: Path) -> bool:
-    return path.name.removesuffix(".zstd").endswith(SUFFIXES)
+        return (path / METADATA).is_file() or any(is_bag_file(f) for f in path.iterdir())
+    return is_bag_file(path)
 
 
 @contextmanager
@@ -121,29 +117,27 @@ def _stacks_in(path: Path) -> tuple[Path, ...]:
 
 
 def _of_folders(paths: tuple[Path, ...]) -> OpenSource:
-    read = 0
-
-    def samples() -> Iterator[Sample]:
-        nonlocal read
-        for sample in read_samples(paths):
-            yield sample
-            read += 1
-
     look = not any((path / DEPTH_NAME).exists() for path in paths)
-    return OpenSource(samples(), len(paths), "stack", lambda: read, one_lens=False, look=look)
+    return _counted(read_samples(paths), len(paths), look=look)
 
 
 def _of_dataset(root: Path, options: SourceOptions) -> OpenSource:
     found = find_dataset(options.dataset).sources(root, options.split)
+    samples = (replace(Sample.of(source.load()), family=options.dataset) for source in found)
+    return _counted(samples, len(found), look=True)
+
+
+def _counted(stacks: Iterator[Sample], total: int, *, look: bool) -> OpenSource:
+    """Return stacks of a lens each as a source that counts them."""
     read = 0
 
     def samples() -> Iterator[Sample]:
         nonlocal read
-        for source in found:
-            yield replace(Sample.of(source.load()), family=options.dataset)
+        for sample in stacks:
+            yield sample
             read += 1
 
-    return OpenSource(samples(), len(found), "stack", lambda: read, one_lens=False, look=True)
+    return OpenSource(samples(), total, "stack", lambda: read, one_lens=False, look=look)
 
 
 def _of_bag(bag: Bag, buffer: BufferConfig, options: SourceOptions) -> OpenSource:

@@ -224,7 +224,7 @@ class _Run:
             self.without_truth.append(sample.path)
         else:
             metrics, bands = score_estimate(
-                estimate.depth_m, estimate.confidence, sample.truth_m, focus_range_m(sample.stack), sample.path
+                estimate.depth_m, estimate.confidence, sample.truth_m, sample.stack.focus_range_m, sample.path
             )
             result = StackResult(sample.path, sample.family, metrics, runtime_s, bands)
             self.stacks.append(result)
@@ -244,12 +244,6 @@ class _Run:
             engine_s=self.engine_s,
             align_s=self.align_s,
         )
-
-
-def focus_range_m(stack: FocalStack) -> tuple[float, float]:
-    """Return the nearest and the farthest focus distance of a stack, metres; the farthest may be infinite."""
-    focus_m = stack.focus_distance_m
-    return float(focus_m.min()), float(focus_m.max())
 
 
 def score_estimate(

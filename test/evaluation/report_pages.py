@@ -15,7 +15,7 @@ from synthetic_stacks import FOCUS_M, captured, quantised, texture
 from dualfocus_ros.evaluation.html import HtmlReport
 from dualfocus_ros.evaluation.plausibility import look_at
 from dualfocus_ros.evaluation.results import Evaluation, Observation, StackLook, StackResult
-from dualfocus_ros.evaluation.stacks import focus_range_m, score_estimate
+from dualfocus_ros.evaluation.stacks import score_estimate
 from dualfocus_ros.types import DepthEstimate
 
 SHAPE = (48, 64)
@@ -38,7 +38,7 @@ def observation(
     name, family = Path(path), Path(path).parent.name
     result = None
     if truth:
-        metrics, bands = score_estimate(depth_m, confidence, truth_m, focus_range_m(STACK), path)
+        metrics, bands = score_estimate(depth_m, confidence, truth_m, STACK.focus_range_m, path)
         result = StackResult(name, family, metrics, 0.01 * (seed + 1), bands)
     seen = StackLook(name, family, look_at(estimate), 0.02) if look else None
     return Observation(engine, STACK, estimate, "camera_info", truth_m if truth else None, result, seen)
