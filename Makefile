@@ -7,9 +7,11 @@ ROS ?= kilted
 JOBS ?= 2
 OUTPUT ?= demo_output
 LEARNING ?=
+DRIVERS ?=
 
 LOCK := requirements/$(ROS).txt
-STAMP := $(VENV)/.setup-$(ROS)$(if $(LEARNING),-learning)
+MORE := $(if $(LEARNING),requirements/learning.txt) $(if $(DRIVERS),requirements/drivers.txt)
+STAMP := $(VENV)/.setup-$(ROS)$(if $(LEARNING),-learning)$(if $(DRIVERS),-drivers)
 PY := $(VENV)/bin/python
 
 # A sourced ROS 2 installation would mix its libraries with those of the virtual environment.
@@ -34,13 +36,14 @@ help:
 	@echo 'make clean       remove what make made in this folder'
 	@echo
 	@echo 'LEARNING=1 with setup or test adds PyTorch and the tests of training and export'
+	@echo 'DRIVERS=1 with setup or test adds the libraries of camera vendors, and the tests that run against them'
 	@echo
 	@echo 'Variables: PYTHON=$(PYTHON) VENV=$(VENV) ROS=$(ROS) JOBS=$(JOBS) OUTPUT=$(OUTPUT)'
 
 setup: $(STAMP)
 
-$(STAMP): $(LOCK) $(if $(LEARNING),requirements/learning.txt) setup.py setup.cfg pyproject.toml scripts/setup_venv.sh
-	@bash scripts/setup_venv.sh '$(PYTHON)' '$(VENV)' '$(LOCK)' $(if $(LEARNING),requirements/learning.txt)
+$(STAMP): $(LOCK) $(MORE) setup.py setup.cfg pyproject.toml scripts/setup_venv.sh
+	@bash scripts/setup_venv.sh '$(PYTHON)' '$(VENV)' '$(LOCK)' $(MORE)
 	@rm -f '$(VENV)'/.setup-*
 	@touch '$@'
 

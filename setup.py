@@ -57,6 +57,11 @@ setup(
         ],
         # Training and export.
         "learning": ["torch>=2.9", "onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.17", "tqdm>=4.60"],
+        # Drivers of real cameras, each by its own name. Picamera2 comes from apt, with libcamera.
+        "v4l2": ["linuxpy>=0.20"],
+        "depthai": ["depthai>=2.24"],
+        "genicam": ["pypylon>=3.0"],
+        "optotune": ["pyserial>=3.5"],
         # Loaders of published data sets.
         "datasets": ["h5py>=3.8", "scipy>=1.8", "OpenEXR>=3.3", "tqdm>=4.60"],
         # colcon runs pytest only where an extra of this name asks for it.

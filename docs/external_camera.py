@@ -2,7 +2,7 @@
 """A camera driver of your own in one page: what the depth node needs from any focus-sweeping camera.
 
 Plays a focal stack folder here, so that it runs as it is: python docs/external_camera.py STACK
-Start the depth node beside it:  ros2 launch dualfocus_ros depth.launch.py camera:=none
+Start the depth node beside it:  ros2 launch dualfocus_ros depth.launch.py camera:=external
 """
 
 import json

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from dualfocus_ros import optics
 from dualfocus_ros.errors import AlignmentError
 from dualfocus_ros.noise import calmed
+from dualfocus_ros.photometry import Gain
 from dualfocus_ros.types import AlignedStack, FocalSlice, FocalStack, Image, Intrinsics, LensModel, Mask
 
 Breathing = Literal["auto", "camera_info", "thin_lens", "none"]
@@ -98,7 +99,13 @@ class KeptSlices:
         self._scratch: Image | None = None  # new memory costs as much as a warp
 
     def warp(
-        self, image: Image, ref_to_slice: npt.NDArray[np.float64], *, resample: bool, noise: float = 0.0
+        self,
+        image: Image,
+        ref_to_slice: npt.NDArray[np.float64],
+        *,
+        resample: bool,
+        noise: float = 0.0,
+        gain: Gain | None = None,
     ) -> AlignedSlice:
         """Return the image in the reference grid, warped now or before; negligible differences are neglected.
 
@@ -107,14 +114,16 @@ class KeptSlices:
             ref_to_slice: affine map (2, 3) from reference pixels to slice pixels.
             resample: whether to do so even if the image stays in its place, since others are resampled.
             noise: that the image is to be freed of, see `noise.calmed`; 0: none.
+            gain: that its light is multiplied by first; None: none.
         """
         kept = self._kept.get(id(image))
-        same = kept is not None and (kept.resampled, kept.noise) == (resample, noise)
+        same = kept is not None and (kept.resampled, kept.noise, kept.gain) == (resample, noise, gain)
         if kept is None or not same or _largest_move(ref_to_slice, kept.ref_to_slice, image) > NEGLIGIBLE_WARP_PX:
-            aligned, seen = self._warp(image, ref_to_slice) if resample else (image, None)
+            lit = image if gain is None else gain.applied_to(image)
+            aligned, seen = self._warp(lit, ref_to_slice) if resample else (lit, None)
             if noise > 0.0:
                 aligned = calmed(aligned, noise)
-            kept = AlignedSlice(image, ref_to_slice, resample, noise, aligned, seen, next(_numbers))
+            kept = AlignedSlice(image, ref_to_slice, resample, noise, aligned, seen, next(_numbers), gain)
             self._kept[id(image)] = kept
         return kept
 
@@ -146,6 +155,7 @@ class AlignedSlice:
         aligned: the slice in the grid of the reference.
         seen: (H, W) where that is seen; None: everywhere.
         number: see `AlignedStack.numbers`.
+        gain: that its light was multiplied by; None: none.
     """
 
     image: Image
@@ -155,6 +165,7 @@ class AlignedSlice:
     aligned: Image
     seen: Mask | None
     number: int
+    gain: Gain | None = None
 
 
 def align(
@@ -190,6 +201,7 @@ def align_by(
     residual: npt.NDArray[np.float64] | None = None,
     kept: KeptSlices | None = None,
     noise: float = 0.0,
+    gains: Sequence[Gain | None] | None = None,
 ) -> AlignedStack:
     """Do what `align` does, by intrinsics that are known already.
 
@@ -199,13 +211,16 @@ def align_by(
         residual: (N, 3), see `align`; None: nothing.
         kept: slices that were warped before, for the same or another stack.
         noise: that the slices are to be freed of, see `noise.calmed`; 0: none.
+        gains: (N,) that the light of the slices is multiplied by; None: none.
 
     Raises:
         AlignmentError: if the arguments do not fit the stack.
     """
     count = len(stack.slices)
-    if len(intrinsics) != count:
-        raise AlignmentError(f"expected intrinsics of {count} slices, got {len(intrinsics)}")
+    gains = (None,) * count if gains is None else gains
+    for name, given in (("intrinsics", intrinsics), ("gains", gains)):
+        if len(given) != count:
+            raise AlignmentError(f"expected {name} of {count} slices, got {len(given)}")
     reference = intrinsics[stack.reference]
     if residual is None:
         residual = np.tile([1.0, 0.0, 0.0], (count, 1))
@@ -217,7 +232,8 @@ def align_by(
     maps = [reference_to_slice(reference, k, *r) for k, r in zip(intrinsics, residual, strict=True)]
     resample = any_moves(maps, reference)
     warped = [
-        kept.warp(s.image, m, resample=resample, noise=noise) for s, m in zip(stack.slices, maps, strict=True)
+        kept.warp(s.image, m, resample=resample, noise=noise, gain=gain)
+        for s, m, gain in zip(stack.slices, maps, gains, strict=True)
     ]
     kept.keep_only(stack.slices)
     valid = None

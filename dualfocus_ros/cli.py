@@ -26,6 +26,7 @@ COMMANDS = (
     "record",
     "replay",
     "demo",
+    "calibrate",
     "doctor",
     "benchmark",
     "build-engine",

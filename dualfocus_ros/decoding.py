@@ -6,6 +6,7 @@ So they read the messages that rclpy delivers and those of a recording alike, wh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from dualfocus_ros.image_encodings import Converter
 from dualfocus_ros.types import FloatImage, Image, Intrinsics, LensModel, LensState
 
 LENS_FIELDS = ("focus_distance", "focal_length", "f_number", "pixel_pitch")
+SWEEP_SLICES = "sweep_slices"  # may come besides them
+MOST_SWEEP_SLICES = 10_000
 NS_PER_S = 1_000_000_000
 
 
@@ -102,7 +105,8 @@ def intrinsics_from_message(message: Any) -> Intrinsics:
 def lens_state_from_message(message: Any) -> LensState:
     """Return the lens state in a sensor_msgs/JointState as `lens_message` fills it.
 
-    The names may come in any order and among others. Without velocities the focus stands still.
+    The names may come in any order and among others. Without velocities the focus stands still; without
+    `SWEEP_SLICES` it is not told of how many slices the sweep is.
 
     Raises:
         MessageError: if a name is missing or double, an array has the wrong length, or a value is not physical.
@@ -122,9 +126,21 @@ def lens_state_from_message(message: Any) -> LensState:
     speed = float(velocity[names.index("focus_distance")]) if len(velocity) else 0.0
     try:
         lens = LensModel(focal_length, f_number, pitch)
-        return LensState(stamp_to_ns(message.header.stamp), focus, lens, speed)
+        return LensState(stamp_to_ns(message.header.stamp), focus, lens, speed, _sweep_slices(names, position))
     except DualFocusError as error:
         raise MessageError(f"lens: {error}") from error
+
+
+def _sweep_slices(names: list[str], position: Sequence[float]) -> int:
+    """Return the number of slices of the sweep; 0: not told."""
+    if SWEEP_SLICES not in names:
+        return 0
+    value = float(position[names.index(SWEEP_SLICES)])
+    if names.count(SWEEP_SLICES) != 1 or not 0.0 <= value <= MOST_SWEEP_SLICES or value != int(value):
+        raise InputError(
+            f"expected {SWEEP_SLICES} once, a whole number of 0 to {MOST_SWEEP_SLICES}, got {value:g} of {names}"
+        )
+    return int(value)
 
 
 def _buffer(message: Any) -> tuple[Any, int, int, str, bool, int]:

@@ -26,6 +26,14 @@ class CameraError(DualFocusError):
     """A camera cannot be opened, read or focused."""
 
 
+class DeviceError(CameraError):
+    """A camera or a lens is absent, stalled or failing: it may come back, so the camera node tries again."""
+
+
+class CalibrationError(DualFocusError):
+    """A lens file is not usable, or a calibration cannot be made of what was measured."""
+
+
 class MessageError(DualFocusError):
     """A ROS message does not hold what its header says."""
 

@@ -54,6 +54,14 @@ class EstimatorConfig:
             "doc": "Take noise out of the slices of a noisy camera before depth is estimated: noise looks sharp."
         },
     )
+    normalise_exposure: bool = field(
+        default=True,
+        metadata={
+            "doc": "Give all slices of a stack the brightness and white balance of its reference before depth is "
+            "estimated, where they differ.",
+            "live": True,
+        },
+    )
     max_motion_px: float = field(
         default=4.0,
         metadata={
@@ -121,7 +129,8 @@ class DepthEstimator:
 
         Args:
             engine: estimates depth.
-            config: what the user chooses; of how to align, `breathing` and `max_motion_px` alone.
+            config: what the user chooses; of how to align, `breathing`, `normalise_exposure` and
+                `max_motion_px` alone.
             aligner: what else is to be known of alignment, see `make_aligner`; None: the metadata are believed.
         """
         self.engine = engine
@@ -160,8 +169,11 @@ class DepthEstimator:
             EngineError: if the engine fails.
         """
         start = time.perf_counter()
-        source = breathing_source(stack, self.config.breathing)
-        aligned = self._aligner.align(stack, source, self.config.max_motion_px)
+        config = self.config  # may be set by another thread meanwhile
+        source = breathing_source(stack, config.breathing)
+        aligned = self._aligner.align(
+            stack, source, config.max_motion_px, normalise_exposure=config.normalise_exposure
+        )
         self._count = len(stack.slices)
         middle = time.perf_counter()
         output = self.engine.infer(aligned)

@@ -147,6 +147,14 @@ def decode_depth(
     return depth_m
 
 
+def encoding_of(image: Image) -> str:
+    """Return the encoding of a grey (H, W) or RGB (H, W, 3) image of uint8 or uint16."""
+    deep = image.dtype == np.uint16
+    if image.ndim == 2:
+        return "mono16" if deep else "mono8"
+    return "rgb16" if deep else "rgb8"
+
+
 def check_layout(image: Image, encoding: str) -> None:
     """Raise MessageError unless the array is laid out as the encoding says.
 

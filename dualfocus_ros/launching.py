@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,19 @@ from dualfocus_ros.errors import DualFocusError, ParameterError
 
 # Argument value that leaves a setting to the parameter file.
 FROM_PARAMS = "params"
+# Cameras of hardware, with the parameter that says which of several devices; the launch argument is `device`.
+DEVICE_PARAMETERS = {
+    "v4l2": "device",
+    "picamera2": "camera_num",
+    "depthai": "device_id",
+    "genicam": "serial_number",
+    "optotune": "port",
+}
+# Cameras that a lens file belongs to; the simulated lens is there to rehearse with.
+LENS_CAMERAS = (*DEVICE_PARAMETERS, "simulated_lens")
+CAMERAS = ("simulated", "folder", *LENS_CAMERAS)
+# A camera, and a lens, of somebody else's: this package only subscribes.
+EXTERNAL = "external"
 # `ros2 launch --launch-prefix` and its filter arrive as arguments.
 _LAUNCH_OWN = ("launch-prefix", "launch-prefix-filter")
 # glibc gives large buffers back to the kernel after every message by default; keeping them more than halves
@@ -68,6 +81,66 @@ def stack_folder(camera: str, stack: str) -> str | None:
     return str(path)
 
 
+def camera_parameters(args: Mapping[str, str]) -> dict[str, Any]:
+    """Return what the launch arguments say of the camera node's parameters.
+
+    Args:
+        args: values of `camera`, `stack`, `device`, `lens`, `image_topic` and `camera_info_topic`.
+
+    Raises:
+        ParameterError: if an argument is given to a camera that has no use for it, or a stack is missing.
+    """
+    camera = args["camera"]
+    found: dict[str, Any] = {}
+    stack = stack_folder(camera, args["stack"])
+    if stack is not None:
+        found["folder.path"] = stack
+    takers = {
+        "device": tuple(DEVICE_PARAMETERS),
+        "lens": LENS_CAMERAS,
+        "image_topic": ("optotune", EXTERNAL),
+        "camera_info_topic": ("optotune", EXTERNAL),
+    }
+    for name, cameras in takers.items():
+        if args[name] and camera not in cameras:
+            raise ParameterError(
+                f"expected {name}:= only with camera:={' or '.join(cameras)}, got camera:={camera} "
+                f"{name}:={args[name]}"
+            )
+        if args[name] and camera != EXTERNAL:
+            parameter = DEVICE_PARAMETERS[camera] if name == "device" else name
+            found[f"{camera}.{parameter}"] = args[name]
+    if camera == "picamera2" and args["device"]:
+        if not args["device"].isdecimal():
+            raise ParameterError(f"expected device:= to be the number of a camera, got {args['device']!r}")
+        found["picamera2.camera_num"] = int(args["device"])
+    return found
+
+
+def image_remappings(args: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return the remappings of the depth node's inputs for launch arguments, where the defaults do not fit.
+
+    The topics are those of the camera node, but for a camera of somebody else's, and images that another node than
+    the camera node publishes: those are taken from there at once.
+
+    Args:
+        args: values of `camera`, `camera_name`, `image_topic`, `camera_info_topic` and `lens_topic`.
+
+    Raises:
+        ParameterError: if lens_topic is given to a camera that this package drives.
+    """
+    external = args["camera"] == EXTERNAL
+    if args["lens_topic"] and not external:
+        raise ParameterError(f"expected lens_topic:= only with camera:={EXTERNAL}, got camera:={args['camera']}")
+    own = {topic: f"{args['camera_name']}/{topic}" for topic in ("image_raw", "camera_info", "lens")}
+    # With a lens of ours, K follows the focus in the camera node's own camera_info.
+    given = {"image_raw": args["image_topic"]}
+    if external:
+        given |= {"camera_info": args["camera_info_topic"], "lens": args["lens_topic"]}
+    topics = {topic: given.get(topic) or own[topic] for topic in own}
+    return [(f"camera/{topic}", name) for topic, name in topics.items() if name != f"camera/{topic}"]
+
+
 def recording(value: str) -> str:
     """Return the absolute path of the recording that `bag:=` names.
 
@@ -115,14 +188,14 @@ def chosen_breathing(argument: str, camera: str, depth_params: str) -> str | Non
 
     Args:
         argument: value of the launch argument, `params` or a breathing source.
-        camera: value of the launch argument; `none` is a camera of somebody else.
+        camera: value of the launch argument; `external` is a camera of somebody else's.
         depth_params: parameter file of the depth node.
 
     Raises:
         ParameterError: if the file is not YAML.
     """
     wanted = file_value(depth_params, "breathing", "auto") if argument == FROM_PARAMS else argument
-    if wanted == "auto" and camera != "none":
+    if wanted == "auto" and camera != EXTERNAL:
         return "camera_info"
     return None if argument == FROM_PARAMS else argument
 

@@ -28,6 +28,7 @@ from dualfocus_ros import decoding, image_encodings
 from dualfocus_ros.decoding import (
     LENS_FIELDS,
     NS_PER_S,
+    SWEEP_SLICES,
     depth_from_message,
     intrinsics_from_message,
     lens_state_from_message,
@@ -40,6 +41,7 @@ from dualfocus_ros.types import CameraFrame, FloatImage, Image, Intrinsics, Lens
 
 __all__ = [
     "LENS_FIELDS",
+    "SWEEP_SLICES",
     "Diagnostic",
     "PointCloudWriter",
     "camera_image_message",
@@ -171,17 +173,25 @@ def camera_info_message(intrinsics: Intrinsics, stamp_ns: int, frame_id: str) ->
 def lens_message(state: LensState, frame_id: str) -> Any:
     """Return a lens state as sensor_msgs/JointState: names as `LENS_FIELDS`, values in m, m, 1, m.
 
-    The speed of the focus distance (m/s) is the velocity of `focus_distance`. All arrays are filled: some
-    bag tools stumble over empty ones.
+    The speed of the focus distance (m/s) is the velocity of `focus_distance`. The number of slices of the sweep,
+    where it is told, comes last, as `SWEEP_SLICES`. All arrays are filled: some bag tools stumble over empty ones.
     """
     lens = state.lens
-    values = (state.focus_distance_m, lens.focal_length_m, lens.f_number, lens.pixel_pitch_m)
+    values = dict(
+        zip(
+            LENS_FIELDS,
+            (state.focus_distance_m, lens.focal_length_m, lens.f_number, lens.pixel_pitch_m),
+            strict=True,
+        )
+    )
+    if state.sweep_slices:
+        values[SWEEP_SLICES] = state.sweep_slices
     return JointState(
         header=_header(state.stamp_ns, frame_id),
-        name=list(LENS_FIELDS),
-        position=[float(v) for v in values],
-        velocity=[float(state.focus_speed_mps), 0.0, 0.0, 0.0],
-        effort=[0.0] * len(LENS_FIELDS),
+        name=list(values),
+        position=[float(v) for v in values.values()],
+        velocity=[float(state.focus_speed_mps)] + [0.0] * (len(values) - 1),
+        effort=[0.0] * len(values),
     )
 
 

@@ -182,12 +182,16 @@ class FramePairer:
 
 
 def _interpolate(before: LensState, after: LensState, stamp_ns: int) -> LensState:
-    """Return the state between two, linear in dioptres; the larger of slope and reported speeds counts."""
+    """Return the state between two, linear in dioptres; the larger of slope and reported speeds counts.
+
+    Between two sweeps of different length, the frame is of neither: the number of slices is then not told.
+    """
     gap_ns = after.stamp_ns - before.stamp_ns
     weight = (stamp_ns - before.stamp_ns) / gap_ns
     focus_dpt = (1.0 - weight) * before.focus_dpt + weight * after.focus_dpt
     slope = abs(after.focus_dpt - before.focus_dpt) / (gap_ns * 1e-9)
     speed_dpt = max(slope, before.focus_speed_dpt_per_s, after.focus_speed_dpt_per_s)
+    slices = before.sweep_slices if before.sweep_slices == after.sweep_slices else 0
     if focus_dpt < NEGLIGIBLE_DPT:
-        return LensState(stamp_ns, math.inf, before.lens, math.inf if speed_dpt > 0.0 else 0.0)
-    return LensState(stamp_ns, 1.0 / focus_dpt, before.lens, speed_dpt / focus_dpt**2)
+        return LensState(stamp_ns, math.inf, before.lens, math.inf if speed_dpt > 0.0 else 0.0, slices)
+    return LensState(stamp_ns, 1.0 / focus_dpt, before.lens, speed_dpt / focus_dpt**2, slices)

@@ -56,31 +56,55 @@ def declare(node: Node, config_class: type[Config], prefix: str = "") -> Config:
     return config_class(**values)
 
 
-def make_live(
-    node: Node, current: Config, apply: Callable[[Config], None], prefix: str = ""
-) -> Callable[[list[Parameter]], SetParametersResult]:
-    """Let the `live` fields of a declared config be set while the node runs.
+class LiveParameters:
+    """Lets `live` fields of declared configs be set while a node runs: all that one request sets, or nothing."""
 
-    Each change makes a new config, which checks itself, and hands it to `apply`. Returns the callback so
-    that it can be removed.
-    """
-    names = {prefix + f.name: f.name for f in dataclasses.fields(current)}  # type: ignore[arg-type]
-    state = [current]
+    def __init__(self, node: Node) -> None:
+        """Take the node."""
+        self._configs: list[_LiveConfig] = []
+        node.add_on_set_parameters_callback(self._on_set)
 
-    def on_set(parameters: list[Parameter]) -> SetParametersResult:
-        changes = {names[p.name]: p.value for p in parameters if p.name in names}
-        if not changes:
-            return SetParametersResult(successful=True)
+    def add(
+        self,
+        current: Config,
+        apply: Callable[[Config], None],
+        prefix: str = "",
+        check: Callable[[Config], None] = lambda config: None,
+    ) -> None:
+        """Let one config be set. Each change makes a new config, which checks itself.
+
+        Args:
+            current: as declared.
+            apply: takes a changed one; must not raise.
+            prefix: of its parameters.
+            check: refuses a changed one with a DualFocusError.
+        """
+        fields = {prefix + f.name: f for f in dataclasses.fields(current)}  # type: ignore[arg-type]
+        self._configs.append(_LiveConfig(current, apply, check, fields))
+
+    def _on_set(self, parameters: list[Parameter]) -> SetParametersResult:
+        changed: list[tuple[_LiveConfig, Any]] = []
         try:
-            changed = dataclasses.replace(state[0], **changes)  # type: ignore[type-var]
+            for live in self._configs:
+                own = [p for p in parameters if p.name in live.fields]
+                if own:
+                    changes = {live.fields[p.name].name: _field_value(p, live.fields[p.name]) for p in own}
+                    changed.append((live, dataclasses.replace(live.config, **changes)))
+                    live.check(changed[-1][1])
         except DualFocusError as error:
             return SetParametersResult(successful=False, reason=str(error))
-        state[0] = changed
-        apply(changed)
+        for live, config in changed:
+            live.config = config
+            live.apply(config)
         return SetParametersResult(successful=True)
 
-    node.add_on_set_parameters_callback(on_set)
-    return on_set
+
+@dataclasses.dataclass
+class _LiveConfig:
+    config: Any
+    apply: Callable[[Any], None]
+    check: Callable[[Any], None]
+    fields: dict[str, dataclasses.Field[Any]]
 
 
 def refuse_unknown(node: Node, ignore_prefixes: Iterable[str] = ()) -> None:
@@ -99,6 +123,23 @@ def refuse_unknown(node: Node, ignore_prefixes: Iterable[str] = ()) -> None:
         raise ParameterError(f"node {node.get_name()!r} has no parameter {name!r}: {hint}")
 
 
+def _field_value(parameter: Parameter, f: dataclasses.Field[Any]) -> Any:
+    """Return the value of a parameter as the dataclass has it: lists are tuples of floats.
+
+    Raises:
+        ParameterError: if it is no list of numbers where that is expected, or the parameter is to be deleted.
+    """
+    value = parameter.value
+    if parameter.type_ == Parameter.Type.NOT_SET:
+        raise ParameterError(f"parameter {parameter.name} cannot be deleted")
+    if not isinstance(f.default, tuple):
+        return value
+    if isinstance(value, (bool, int, float, str)) or not all(isinstance(v, (int, float)) for v in value or ()):
+        unit = f" in {f.metadata['unit']}" if "unit" in f.metadata else ""
+        raise ParameterError(f"parameter {parameter.name}: expected list of float{unit}, got {value!r}")
+    return tuple(float(v) for v in value or ())
+
+
 def _overrides(node: Node) -> dict[str, Parameter]:
     # rclpy has no public way to see the values given to a node before they are declared.
     overrides: dict[str, Parameter] = node._parameter_overrides
@@ -108,8 +149,11 @@ def _overrides(node: Node) -> dict[str, Parameter]:
 def _declare_field(node: Node, f: dataclasses.Field[Any], kind: Any, name: str) -> Any:
     kind = _plain_type(kind)
     default = list(f.default) if isinstance(f.default, tuple) else f.default
-    # rclpy takes an empty list for one of bytes, and then refuses numbers: the type must be named.
-    typed = Parameter.Type(_ROS_TYPES[kind]) if _fit_override(node, kind, name) else default
+    given = _fit_override(node, kind, name)
+    live_list = isinstance(f.default, tuple) and f.metadata.get("live", False)
+    # rclpy takes an empty list for one of bytes, and then refuses numbers: the type must be named, or, where the
+    # list can change later, none be asked for.
+    typed = Parameter.Type(_ROS_TYPES[kind]) if given and not live_list else default
     try:
         value = node.declare_parameter(name, typed, _descriptor(f, kind)).value
     except ParameterException as error:
@@ -117,6 +161,8 @@ def _declare_field(node: Node, f: dataclasses.Field[Any], kind: Any, name: str) 
         words = "list of float" if isinstance(f.default, tuple) else kind.__name__
         expected = f"expected {words}{unit}, e.g. {name}:={default}"
         raise ParameterError(f"parameter {name}: {expected}; {error}") from error
+    if live_list and value:
+        _field_value(Parameter(name, value=value), f)
     choices = f.metadata.get("choices")
     if choices and value not in choices:
         near = difflib.get_close_matches(str(value), choices, n=1)
@@ -155,6 +201,8 @@ def _descriptor(f: dataclasses.Field[Any], kind: Any) -> ParameterDescriptor:
         description=str(meta.get("doc", "")) + unit,
         read_only=not meta.get("live", False),
     )
+    # `_field_value` checks the type.
+    descriptor.dynamic_typing = kind == tuple[float, ...] and not descriptor.read_only
     if "choices" in meta:
         descriptor.additional_constraints = "one of: " + ", ".join(meta["choices"])
     if kind is float and ("min" in meta or "max" in meta):

@@ -3,7 +3,8 @@
 
 Three streams meet here by stamp: images, intrinsics and lens states. A sweep is a monotone run of focus
 positions; it ends where the focus turns around. Which positions make a complete sweep is learned from the
-first sweep that was seen whole, and again when the sweep changes.
+first sweep that was seen whole, and again when the sweep changes; where the frames tell of how many positions
+their sweep is, it is complete with that many, and each may have positions of its own.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 
 from dualfocus_ros.errors import ParameterError
 from dualfocus_ros.pairing import TIME_JUMP_NS, FramePairer, LensedFrame
+from dualfocus_ros.told_sweep import is_told, joined, whole_sweep
 from dualfocus_ros.types import MIN_SLICES, FocalSlice, FocalStack, Image, Intrinsics, LensState
 
 Mode = Literal["sweep", "sliding"]
@@ -82,18 +84,20 @@ class FocalStackBuffer:
         self.stacks_completed = 0
         self.time_jumps = 0
         self._latest: dict[int, LensedFrame] = {}
+        self._previous: list[LensedFrame] = []  # of the last whole sweep that told its length, where sliding
         self._pairer = FramePairer(self.config.max_lens_gap_s, self.drops)
         self._reset()
 
     @property
     def positions_dpt(self) -> tuple[float, ...]:
-        """Focus positions of a complete sweep as learned, in dioptres ascending; empty while unknown."""
+        """Focus positions of the last complete sweep, in dioptres ascending; empty while unknown."""
         return self._learned
 
     @property
     def frames_held(self) -> int:
         """Number of frames in memory."""
-        return len({id(f) for f in (*self._run, *self._latest.values())}) + self._pairer.images_waiting
+        held = (*self._run, *self._latest.values(), *self._previous)
+        return len({id(f) for f in held}) + self._pairer.images_waiting
 
     @property
     def settled(self) -> tuple[FocalSlice, ...]:
@@ -139,10 +143,13 @@ class FocalStackBuffer:
             late = self._close(self._run)
             self._start_run()
             self._latest = {}
+            self._previous = []
         if not self._insert(frame):
             return late
         self.frames_accepted += 1
         late = self._split_at_turn() or late
+        if is_told(self._run):
+            return self._take_told(frame) or late
         stack = self._slide(frame) if self.config.mode == "sliding" else self._complete_run()
         return stack or late
 
@@ -150,6 +157,7 @@ class FocalStackBuffer:
         """Forget everything, also what a sweep is."""
         self._start_run()
         self._latest = {}
+        self._previous = []
         self._last_closed: tuple[float, ...] = ()
         self._learned: tuple[float, ...] = ()
 
@@ -210,6 +218,11 @@ class FocalStackBuffer:
         if self._run_overflowed:
             self._learned = self._last_closed = ()
             return None
+        if is_told(run):
+            self._last_closed = ()
+            if not self._run_emitted:
+                self.drops["incomplete_sweep"] += len(run)
+            return None
         repeated = self._same_positions(positions, self._last_closed)
         if repeated or (self._run_is_whole and not self._learned):
             self._learn(positions)
@@ -248,6 +261,23 @@ class FocalStackBuffer:
             return None
         self._run_emitted = True
         return self._make_stack(list(self._latest.values()), stamp_ns=frame.stamp_ns)
+
+    def _take_told(self, frame: LensedFrame) -> FocalStack | None:
+        """Return the stack of a sweep that tells its length once it is whole; sliding: what there is so far."""
+        sliding = self.config.mode == "sliding"
+        whole = None if self._run_overflowed else whole_sweep(self._run, self._run_is_whole)
+        if whole is not None and not self._run_emitted:
+            self._learned = tuple(sorted(f.focus_dpt for f in whole))
+            self._latest = {}
+            self._previous = whole if sliding else []
+            self._run_emitted = True
+            return self._make_stack(whole, stamp_ns=self._run[-1].stamp_ns if sliding else None)
+        if not sliding or frame is not self._run[-1]:
+            return None
+        frames = joined(self._run, self._previous, self._match_tolerance_dpt(self._learned))
+        if frames is None or len(frames) < MIN_SLICES:
+            return None
+        return self._make_stack(frames, stamp_ns=frame.stamp_ns)
 
     def _remember(self, frame: LensedFrame) -> bool:
         """Keep the frame as the newest of its learned position; say whether it has one."""

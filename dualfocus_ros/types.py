@@ -115,15 +115,24 @@ class LensModel:
 
 @dataclass(frozen=True)
 class LensState:
-    """The lens at one instant: where it is focused (metres, inf is legal) and how fast that moves (m/s)."""
+    """The lens at one instant: where it is focused (metres, inf is legal) and how fast that moves (m/s).
+
+    `sweep_slices` is the number of focus positions of the sweep that it is part of, where whoever moves the lens
+    tells it; 0: not told.
+    """
 
     stamp_ns: int
     focus_distance_m: float
     lens: LensModel
     focus_speed_mps: float = 0.0
+    sweep_slices: int = 0
 
     def __post_init__(self) -> None:
-        """Check the focus distance; raise LensError."""
+        """Check focus distance and number of slices; raise LensError."""
+        if self.sweep_slices != 0 and self.sweep_slices < MIN_SLICES:
+            raise LensError(
+                f"expected a sweep of {MIN_SLICES} focus positions or more (0: not told), got {self.sweep_slices}"
+            )
         if not self.focus_distance_m > self.lens.focal_length_m:
             raise LensError(
                 f"expected a focus distance in metres beyond the focal length "

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts the camera that sweeps its focus: simulated, or a recorded stack played as if it were live."""
+"""Starts the camera that sweeps its focus: a real one, a simulated one, or a recorded stack played as if live."""
 
 import sys
 
@@ -14,8 +14,9 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         "camera",
         default_value="simulated",
-        choices=["simulated", "folder"],
-        description="Which camera: a simulated one, or a folder with a recorded focal stack (see stack). "
+        choices=list(launching.CAMERAS),
+        description="Which camera: a simulated one, a folder with a recorded focal stack (see stack), one of the "
+        "interfaces to real cameras (see device and lens), or a simulated lens to rehearse calibration with. "
         "Goes before `driver` of camera_params",
     ),
     DeclareLaunchArgument(
@@ -23,6 +24,27 @@ ARGUMENTS = [
     ),
     DeclareLaunchArgument(
         "stack", default_value="", description="Folder of the recorded focal stack; only with camera:=folder"
+    ),
+    DeclareLaunchArgument(
+        "device",
+        default_value="",
+        description="Which device of a real camera: path (v4l2), number (picamera2), id (depthai), serial number "
+        "(genicam) or serial port of the lens (optotune); empty: as in camera_params",
+    ),
+    DeclareLaunchArgument(
+        "lens",
+        default_value="",
+        description="Lens file of a real camera: name in config/lenses, or path; empty: as in camera_params",
+    ),
+    DeclareLaunchArgument(
+        "image_topic",
+        default_value="",
+        description="Topic of the images where another node publishes them; only with camera:=optotune",
+    ),
+    DeclareLaunchArgument(
+        "camera_info_topic",
+        default_value="",
+        description="Topic of their camera info; only with camera:=optotune",
     ),
     DeclareLaunchArgument(
         "camera_params",
@@ -47,10 +69,9 @@ def setup(context):
     """Return what the argument values ask for."""
     launching.refuse_unknown_arguments(NAMES, __file__, sys.argv)
     args = launching.values(context, NAMES)
-    stack = launching.stack_folder(args["camera"], args["stack"])
     parameters = {"driver": args["camera"], "use_sim_time": args["use_sim_time"] == "true"}
-    if stack is not None:
-        parameters["folder.path"] = ParameterValue(stack, value_type=str)
+    for name, value in launching.camera_parameters(args).items():
+        parameters[name] = ParameterValue(value, value_type=type(value))
     profile = [SetEnvironmentVariable(name, value) for name, value in dds.profile_environment().items()]
     return [
         *profile,

@@ -16,16 +16,21 @@ from launch_ros.actions import Node
 
 from dualfocus_ros import dds, launching, share
 
-CAMERA_TOPICS = ("image_raw", "camera_info", "lens")
+# Arguments that the launch file of the camera has too.
+CAMERA_ARGUMENTS = (
+    *("camera", "camera_name", "stack", "device", "lens", "image_topic", "camera_info_topic", "camera_params"),
+    *("namespace", "use_sim_time", "log_level"),
+)
 DEPTH_TOPICS = ("depth", "camera_info", "points", "confidence", "all_in_focus")
 
 ARGUMENTS = [
     DeclareLaunchArgument(
         "camera",
         default_value="simulated",
-        choices=["simulated", "folder", "none"],
+        choices=[*launching.CAMERAS, launching.EXTERNAL],
         description="Which camera to start: a simulated one, a folder with a recorded focal stack (see stack), "
-        "or none where a driver of your own runs (see camera_name). Goes before `driver` of camera_params",
+        "one of the interfaces to real cameras (see device and lens), a simulated lens to rehearse calibration, "
+        "or external: none, a driver of your own publishes (see camera_name). Before driver of camera_params",
     ),
     DeclareLaunchArgument(
         "camera_name",
@@ -34,6 +39,31 @@ ARGUMENTS = [
     ),
     DeclareLaunchArgument(
         "stack", default_value="", description="Folder of the recorded focal stack; only with camera:=folder"
+    ),
+    DeclareLaunchArgument(
+        "device",
+        default_value="",
+        description="Which device of a real camera: path (v4l2), number (picamera2), id (depthai), serial number "
+        "(genicam) or serial port of the lens (optotune); empty: as in camera_params",
+    ),
+    DeclareLaunchArgument(
+        "lens",
+        default_value="",
+        description="Lens file of a real camera: name in config/lenses, or path; empty: as in camera_params",
+    ),
+    DeclareLaunchArgument(
+        "image_topic",
+        default_value="",
+        description="Topic of the images where another node publishes them; only with camera:=optotune or "
+        "external",
+    ),
+    DeclareLaunchArgument(
+        "camera_info_topic",
+        default_value="",
+        description="Topic of their camera info; only with camera:=optotune or external",
+    ),
+    DeclareLaunchArgument(
+        "lens_topic", default_value="", description="Topic of the lens states; only with camera:=external"
     ),
     DeclareLaunchArgument(
         "engine",
@@ -93,9 +123,8 @@ NAMES = [argument.name for argument in ARGUMENTS]
 
 def camera(args):
     """Return the camera as its own launch file starts it."""
-    names = ("camera", "camera_name", "stack", "camera_params", "namespace", "use_sim_time", "log_level")
     source = PythonLaunchDescriptionSource(str(Path(__file__).with_name("camera.launch.py")))
-    return IncludeLaunchDescription(source, launch_arguments=[(name, args[name]) for name in names])
+    return IncludeLaunchDescription(source, launch_arguments=[(name, args[name]) for name in CAMERA_ARGUMENTS])
 
 
 def depth_node(args):
@@ -106,14 +135,13 @@ def depth_node(args):
     breathing = launching.chosen_breathing(args["breathing"], args["camera"], depth_params)
     if breathing is not None:
         parameters["breathing"] = breathing
-    topics = CAMERA_TOPICS if args["camera_name"] != "camera" else ()
     return Node(
         package="dualfocus_ros",
         executable="depth_node",
         name="dualfocus",
         namespace=args["namespace"],
         parameters=[depth_params, parameters],
-        remappings=[(f"camera/{topic}", f"{args['camera_name']}/{topic}") for topic in topics],
+        remappings=launching.image_remappings(args),
         arguments=["--ros-args", "--log-level", args["log_level"]],
         additional_env=launching.NODE_ENVIRONMENT,
         output="screen",
@@ -140,12 +168,12 @@ def setup(context):
     """Return what the argument values ask for."""
     launching.refuse_unknown_arguments(NAMES, __file__, sys.argv)
     args = launching.values(context, NAMES)
-    launching.stack_folder(args["camera"], args["stack"])
+    launching.camera_parameters(args)
     actions = [SetEnvironmentVariable(name, value) for name, value in dds.profile_environment().items()]
     # RViz first: where it is not installed, launch fails, and would leave behind what it has started before.
     if args["rviz"] == "true":
         actions.append(rviz(args))
-    if args["camera"] != "none":
+    if args["camera"] != launching.EXTERNAL:
         actions.append(camera(args))
     return [*actions, depth_node(args)]
 

@@ -116,7 +116,10 @@ def depth(args):
     """Return the depth node as its own launch file starts it, in the time of the recording."""
     source = PythonLaunchDescriptionSource(str(share.shared_file("launch", "depth.launch.py")))
     handed_on = (*DEPTH_ARGUMENTS, "depth_params", "namespace", "rviz", "log_level")
-    arguments = [("camera", "none"), ("use_sim_time", "true"), *((name, args[name]) for name in handed_on)]
+    # Launch would hand on the topics of the recording, too: they are not those that the depth node listens to.
+    topics = [(name, "") for name in ("image_topic", "camera_info_topic", "lens_topic")]
+    own = [("camera", launching.EXTERNAL), ("use_sim_time", "true"), *topics]
+    arguments = [*own, *((name, args[name]) for name in handed_on)]
     return IncludeLaunchDescription(source, launch_arguments=arguments)
 
 

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Makes or updates the virtual environment of the checkout: locked packages, then the package itself.
-# Usage: scripts/setup_venv.sh PYTHON VENV LOCK [LEARNING]
+# Usage: scripts/setup_venv.sh PYTHON VENV LOCK [REQUIREMENTS ...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-python=$1 venv=$2 lock=$3 learning=${4-}
+python=$1 venv=$2 lock=$3
+shift 3
 
 fail() {
   echo "setup: $*" >&2
@@ -36,7 +37,7 @@ pip() {
 # -qq: errors only; a warning per package tells nobody anything.
 pip install -qq --no-deps -r "$lock"
 # With what they need: which that is depends on the build of PyTorch that the index offers.
-[ -z "$learning" ] || pip install -qq -c "$lock" -r "$learning"
+for more in "$@"; do pip install -qq -c "$lock" -r "$more"; done
 # Editable: the installed commands then run the code of this checkout, also after a git pull.
 pip install -qq --no-deps --no-build-isolation -e .
 pip check >/dev/null || pip check

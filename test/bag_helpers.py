@@ -14,7 +14,8 @@ from rclpy.serialization import serialize_message
 from dualfocus_ros import messages
 from dualfocus_ros.bags.writer import BagWriter
 from dualfocus_ros.camera.simulated import SimulatedCamera, SimulatedConfig
-from dualfocus_ros.sweep import FocusSweep, SweepConfig
+from dualfocus_ros.focus_sweep import FocusSweep
+from dualfocus_ros.sweep import SweepConfig
 from dualfocus_ros.types import CameraFrame
 
 START_NS = 1_700_000_000_000_000_000

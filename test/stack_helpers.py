@@ -51,12 +51,13 @@ class Player:
         info: bool = True,
         size: tuple[int, int] = (32, 24),
         model: LensModel = LENS,
+        told: int = 0,
     ) -> list[FocalStack]:
         stamp = self.stamp_ns if stamp_ns is None else stamp_ns
         out = []
         if lens:
             focus_m = np.inf if focus_dpt == 0.0 else 1.0 / focus_dpt
-            out += self.buffer.add_lens_state(LensState(stamp, focus_m, model, speed_mps))
+            out += self.buffer.add_lens_state(LensState(stamp, focus_m, model, speed_mps, told))
         if info:
             out += self.buffer.add_intrinsics(stamp, intrinsics(*size))
         out += self.buffer.add_image(stamp, image(self.count, *size), "camera")

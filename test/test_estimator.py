@@ -170,3 +170,28 @@ def test_what_left_the_stacks_is_forgotten():
         del stack
         gc.collect()
     assert [reference() is None for reference in gone] == [True] * 4 + [False]
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_exposures_become_one_if_so_configured(normalise):
+    rng = np.random.default_rng(0)
+    blocks = rng.integers(60, 160, (6, 8, 3)).astype(np.uint8)
+    texture = blocks.repeat(8, axis=0).repeat(8, axis=1)
+    darker = np.rint(texture * 0.9).astype(np.uint8)  # coded: about 0.8 of the light
+    k = Intrinsics(64, 48, 100.0, 100.0, 31.5, 23.5)
+    images = (texture, darker, texture.copy())
+    slices = [FocalSlice(image, i, s, k) for i, (image, s) in enumerate(zip(images, (0.5, 1.0, 2.0), strict=True))]
+    stack = FocalStack.from_slices(slices, LENS, reference=0)
+    engine = KnownDepth(np.ones((48, 64)), np.ones((48, 64)))
+    estimator = DepthEstimator(engine, EstimatorConfig(breathing="none", normalise_exposure=normalise))
+    estimator.estimate(stack)
+    assert engine.stack.images[0] is texture
+    if normalise:
+        assert np.abs(engine.stack.images[1].astype(int) - texture).mean() < 2.0
+        assert estimator.alignment.exposure_difference == pytest.approx(0.24, abs=0.04)
+    else:
+        assert engine.stack.images[1] is darker
+        assert estimator.alignment.exposure_difference == 0.0
+    estimator.config = replace(estimator.config, normalise_exposure=not normalise)  # live
+    estimator.estimate(stack)
+    assert (engine.stack.images[1] is darker) == normalise

@@ -63,9 +63,9 @@ def test_stack_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("params", "simulated", "auto", "camera_info"),
         ("params", "folder", None, "camera_info"),
         ("params", "folder", "thin_lens", None),
-        ("params", "none", "auto", None),
+        ("params", "external", "auto", None),
         ("auto", "folder", "thin_lens", "camera_info"),
-        ("auto", "none", "thin_lens", "auto"),
+        ("auto", "external", "thin_lens", "auto"),
         ("none", "folder", "auto", "none"),
     ],
 )

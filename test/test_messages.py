@@ -214,6 +214,36 @@ def test_lens_state_survives_the_round_trip(focus_m: float, speed_mps: float) ->
     assert messages.lens_state_from_message(message) == state
 
 
+def test_the_number_of_slices_of_a_sweep_survives_the_round_trip() -> None:
+    state = LensState(STAMP_NS, 0.5, LENS, 0.25, sweep_slices=7)
+    message = messages.lens_message(state, FRAME)
+    assert list(message.name)[-1] == "sweep_slices" and list(message.position)[-1] == 7.0
+    assert len(message.name) == len(message.position) == len(message.velocity) == len(message.effort) == 5
+    assert list(message.velocity) == [0.25, 0.0, 0.0, 0.0, 0.0]
+    assert messages.lens_state_from_message(message) == state
+    message.velocity = []
+    assert messages.lens_state_from_message(message).sweep_slices == 7
+
+
+@pytest.mark.parametrize("value", [-1.0, 3.5, 2.0, math.nan, math.inf, 1e6])
+def test_an_impossible_number_of_slices_is_refused(value: float) -> None:
+    message = messages.lens_message(LensState(STAMP_NS, 0.5, LENS, 0.0, sweep_slices=7), FRAME)
+    message.position[-1] = value
+    with pytest.raises(MessageError, match="lens: expected .*(sweep_slices|focus positions)"):
+        messages.lens_state_from_message(message)
+
+
+def test_a_number_of_slices_that_comes_twice_is_refused() -> None:
+    with pytest.raises(MessageError, match="lens: expected sweep_slices once"):
+        messages.lens_state_from_message(
+            lens_joints(
+                name=["sweep_slices", "pixel_pitch", "focus_distance", "f_number", "focal_length", "sweep_slices"],
+                position=[3.0, 1.4e-6, 0.8, 2.0, 0.004, 3.0],
+                velocity=[],
+            )
+        )
+
+
 def lens_joints(**change: object) -> JointState:
     values = {
         "name": ["zoom", "pixel_pitch", "focus_distance", "f_number", "focal_length"],

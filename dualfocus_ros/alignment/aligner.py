@@ -29,11 +29,20 @@ from dualfocus_ros.align import (
 )
 from dualfocus_ros.alignment.base import ResidualEstimator
 from dualfocus_ros.alignment.classical import ClassicalResidual
+from dualfocus_ros.alignment.exposure import Exposure, ExposureMeter
 from dualfocus_ros.alignment.memory import CONVERGED_SWEEPS, LensMemory, same_position_dpt, tells
-from dualfocus_ros.alignment.motion import Motion, MotionMeter
+from dualfocus_ros.alignment.motion import (
+    NEGLIGIBLE_MOTION_PX,
+    Motion,
+    MotionMeter,
+    across_px,
+    check_motion,
+    drift_of,
+    even_part,
+)
 from dualfocus_ros.alignment.network import NetworkResidual
 from dualfocus_ros.alignment.residual import LEAST_SIDE_PX, NO_RESIDUAL, StackResidual, estimate_residual
-from dualfocus_ros.errors import AlignmentError, MotionError
+from dualfocus_ros.errors import AlignmentError
 from dualfocus_ros.noise import NEGLIGIBLE_NOISE, noise_level
 from dualfocus_ros.types import AlignedStack, FocalSlice, FocalStack, Image, Intrinsics
 
@@ -42,8 +51,6 @@ Residual = Literal["auto", "classical", "network", "none"]
 RESIDUAL_CHOICES: tuple[str, ...] = get_args(Residual)
 
 CHECK_EVERY_SWEEPS = 20  # a lens that is well known is looked at again this often
-# Motion within a sweep below which it is neither corrected nor a reason to look at the lens again, pixels.
-NEGLIGIBLE_MOTION_PX = 0.5
 SAME_NOISE = 0.25  # relative change of the noise up to which slices are calmed as before
 
 
@@ -58,6 +65,7 @@ class AlignmentReport:
         sweeps: of how many sweeps the residual of the least known slice is; None: it is not estimated.
         estimated: whether the images of this stack were used to estimate it.
         noise: that the slices were freed of, standard deviation in 1/255 of the full range; 0: there was little.
+        exposure_difference: largest difference of light between slices that was taken out, as a share; 0: none.
         trouble: why what was learned could not be kept; empty: nothing is wrong.
     """
 
@@ -67,6 +75,7 @@ class AlignmentReport:
     sweeps: int | None = None
     estimated: bool = False
     noise: float = 0.0
+    exposure_difference: float = 0.0
     trouble: str = ""
 
     @property
@@ -126,19 +135,28 @@ class Aligner:
         self._memory = memory or LensMemory()
         self._meter = MotionMeter()
         self._kept = KeptSlices()
+        self._light = ExposureMeter()
         self._last: _Aligned | None = None
         self._estimated: tuple[Image, ...] = ()  # of the stack that the lens was last looked at in
         self._unchecked = 0  # sweeps since then
         self._noise = 0.0
         self._measured: tuple[Image, ...] = ()  # what is left of the stack that the noise was measured in
 
-    def align(self, stack: FocalStack, source: Breathing, max_motion_px: float = math.inf) -> AlignedStack:
-        """Bring the slices of a stack into one frame.
+    def align(
+        self,
+        stack: FocalStack,
+        source: Breathing,
+        max_motion_px: float = math.inf,
+        *,
+        normalise_exposure: bool = True,
+    ) -> AlignedStack:
+        """Bring the slices of a stack into one frame, and to one exposure.
 
         Args:
             stack: as captured.
             source: of the field of view, see `align.breathing_source`; not auto.
             max_motion_px: how far the image may move during the stack; inf: any.
+            normalise_exposure: give all slices the exposure of the reference, see docs/exposure.md.
 
         Raises:
             MotionError: if it moved farther.
@@ -148,33 +166,45 @@ class Aligner:
         motion = self._meter.measure(stack)
         intrinsics = metadata_intrinsics(stack, source)
         if self._estimator is None or not (self._always or _worth_estimating(intrinsics)):
-            motion_px = _across_px(motion, stack)
+            motion_px = across_px(motion, stack)
             self._report(source, motion_px)
-            _check_motion(motion_px, max_motion_px)
-            residual = NO_RESIDUAL + _drift(motion, stack)
+            check_motion(motion_px, max_motion_px)
+            residual = NO_RESIDUAL + drift_of(motion, stack)
         else:
             residual = self._residual(stack, source, intrinsics, motion, max_motion_px)
         noise = self._noise_of(stack)
-        aligned = align_by(stack, intrinsics, residual, self._kept, noise)
-        self._last = _Aligned(stack, source, residual, self._kept.resampled, noise)
-        self.report = replace(self.report, residual_px=aligned.residual_px, noise=noise)
+        light = self._light.measure if normalise_exposure else self._light.ignore
+        exposure = light(stack, intrinsics, residual)
+        aligned = align_by(stack, intrinsics, residual, self._kept, noise, exposure.gains)
+        self._last = _Aligned(stack, source, residual, self._kept.resampled, noise, exposure)
+        self.report = replace(
+            self.report,
+            residual_px=aligned.residual_px,
+            noise=noise,
+            exposure_difference=exposure.difference,
+        )
         return aligned
 
     def prepare(self, slices: Sequence[FocalSlice]) -> list[tuple[int, AlignedSlice]]:
         """Align slices of a stack to come as those of the last one were; forget all others.
 
-        Return those whose place in the stack, from 0, is known, with it; none while the lens is being learned.
+        Return those whose place in the stack, from 0, is known, with it; none while the lens is being learned, or
+        the exposure changes from stack to stack.
         """
         last = self._last
         if last is None or not self.report.converged:
             return []
         self._kept.keep_only((*slices, *last.stack.slices))
+        self._light.look_at(slices, last.stack.slices)
+        if not last.exposure.steady:
+            return []
         found = []
         for s in slices:
             row = last.row(s)
             if row is not None:
                 to_slice = last.ref_to_slice(s, row)
-                warped = self._kept.warp(s.image, to_slice, resample=last.resampled, noise=last.noise)
+                gain = last.exposure.gains[row]
+                warped = self._kept.warp(s.image, to_slice, resample=last.resampled, noise=last.noise, gain=gain)
                 found.append((row, warped))
         return found
 
@@ -208,11 +238,11 @@ class Aligner:
         """Return the residual (N, 3) of the lens and of motion; raise MotionError beyond the limit."""
         k = intrinsics[stack.reference]
         known, sweeps = self._memory.recall(stack, k, source)
-        motion_px, drift = _across_px(motion, stack), _drift(motion, stack)
+        motion_px, drift = across_px(motion, stack), drift_of(motion, stack)
         estimate = self._is_due(stack, int(sweeps.min()), motion_px)
         if not estimate:
             self._report(source, motion_px, int(sweeps.min()))
-            _check_motion(motion_px, max_motion_px)
+            check_motion(motion_px, max_motion_px)
             return known + drift
         assert self._estimator is not None
         found = estimate_residual(stack, intrinsics, self._estimator, known + drift)
@@ -221,9 +251,9 @@ class Aligner:
             off_px = np.where(tells(found.information)[:, None], found.residual - known, 0.0)
             within_px = float(np.hypot(*off_px[:, 1:].T).max())
             if motion is None or within_px < motion_px:  # it may have moved before the stack was begun
-                motion_px, drift = within_px, _evenly(off_px, stack) if motion is not None else drift
+                motion_px, drift = within_px, even_part(off_px, stack) if motion is not None else drift
         self._report(source, motion_px, int(sweeps.min()), estimated=True)
-        _check_motion(motion_px, max_motion_px)
+        check_motion(motion_px, max_motion_px)
         self._memory.learn(stack, k, StackResidual(found.residual - drift, found.information), source)
         known, sweeps = self._memory.recall(stack, k, source)
         self.report = replace(self.report, sweeps=int(sweeps.min()), trouble=self._memory.trouble)
@@ -251,9 +281,13 @@ class _Aligned:
     residual: FloatArray
     resampled: bool
     noise: float
+    exposure: Exposure
 
     def row(self, s: FocalSlice) -> int | None:
         """Return the place that a slice will have in a stack like this one; None: it has none."""
+        like = self.stack.slices[0].image
+        if s.image.shape != like.shape or s.image.dtype != like.dtype:
+            return None
         focus_dpt = 1.0 / self.stack.focus_distance_m
         row = int(np.argmin(np.abs(focus_dpt - s.focus_dpt)))
         return row if abs(focus_dpt[row] - s.focus_dpt) <= same_position_dpt(focus_dpt) else None
@@ -284,47 +318,6 @@ def _worth_estimating(intrinsics: Sequence[Intrinsics]) -> bool:
     """Say whether the field of view changes by metadata, and there is enough to see."""
     smallest = min(intrinsics[0].width, intrinsics[0].height)
     return smallest >= LEAST_SIDE_PX and not has_constant_view(intrinsics)
-
-
-def _across_px(motion: Motion | None, stack: FocalStack) -> float:
-    """Return how far the image moved while the stack was taken, pixels; 0 where that is not known."""
-    span_s = _after_reference_s(stack)
-    return motion.fastest_px_s * float(np.ptp(span_s)) if motion is not None and np.ptp(span_s) > 0.0 else 0.0
-
-
-def _drift(motion: Motion | None, stack: FocalStack) -> FloatArray:
-    """Return what even motion adds to the residual: (N, 3), zero where it is negligible."""
-    drift = np.zeros((len(stack.slices), 3))
-    if motion is not None:
-        drift[:, 1:] = _after_reference_s(stack)[:, None] * motion.velocity_px_s
-    return _unless_negligible(drift)
-
-
-def _evenly(off_px: FloatArray, stack: FocalStack) -> FloatArray:
-    """Return what of the shifts in (N, 3) grows evenly with time."""
-    after_s = _after_reference_s(stack)
-    drift = np.zeros((len(after_s), 3))
-    if after_s.any():
-        drift[:, 1:] = np.outer(after_s, after_s @ off_px[:, 1:] / (after_s @ after_s))
-    return _unless_negligible(drift)
-
-
-def _unless_negligible(drift: FloatArray) -> FloatArray:
-    return drift if np.ptp(drift[:, 1:], axis=0).max() >= NEGLIGIBLE_MOTION_PX else np.zeros_like(drift)
-
-
-def _after_reference_s(stack: FocalStack) -> FloatArray:
-    """Return how long after the reference slice each one was taken (N,), seconds."""
-    reference_ns = stack.slices[stack.reference].stamp_ns
-    return np.array([s.stamp_ns - reference_ns for s in stack.slices]) * 1e-9
-
-
-def _check_motion(motion_px: float, limit_px: float) -> None:
-    if motion_px > limit_px:
-        raise MotionError(
-            f"the image moved by {motion_px:.1f} px during the sweep, max_motion_px is {limit_px:g}: hold the "
-            "camera still, sweep faster, or allow more (of the first stack, it may be the lens)"
-        )
 
 
 @contextmanager

@@ -16,7 +16,9 @@ import numpy.typing as npt
 
 from dualfocus_ros.alignment.base import Grid
 from dualfocus_ros.alignment.classical import ClassicalResidual, band_pass
-from dualfocus_ros.alignment.residual import linear_grey
+from dualfocus_ros.alignment.memory import same_position_dpt
+from dualfocus_ros.alignment.residual import FloatArray, linear_grey
+from dualfocus_ros.errors import MotionError
 from dualfocus_ros.noise import full_scale
 from dualfocus_ros.types import FloatImage, FocalStack, Image
 
@@ -27,6 +29,8 @@ STRUCTURE = 0.03  # standard deviation, mean light 1, below which a slice shows 
 DARK = 0.03  # mean, of the full range, up to which a slice shows noise alone
 ALIKE = 0.8  # correlation from which two images are taken to lie upon each other but for a pixel
 UNRELATED = 0.3  # response of phase correlation below which two images have too little in common
+# Motion within a sweep below which it is neither corrected nor a reason to look at the lens again, pixels.
+NEGLIGIBLE_MOTION_PX = 0.5
 
 
 @dataclass(frozen=True)
@@ -57,17 +61,20 @@ class MotionMeter:
 
         It cannot for the first stack, one of another size, and one with no new slice that shows anything.
         """
-        shape = (len(stack.slices), *stack.slices[0].image.shape)
+        shape = stack.slices[0].image.shape
         if shape != self._shape:
             self._seen, self._shape = {}, shape
-        if min(shape[1:3]) < LEAST_SIDE_PX:
+        if min(shape[:2]) < LEAST_SIDE_PX:
             return None
+        same_dpt = same_position_dpt(1.0 / stack.focus_distance_m)
         velocities: list[npt.NDArray[np.float64]] = []
-        for n in np.unique(np.linspace(0, shape[0] - 1, PROBES).round().astype(int)):
+        for n in np.unique(np.linspace(0, len(stack.slices) - 1, PROBES).round().astype(int)):
             s, before = stack.slices[n], self._seen.get(int(n))
             if before is not None and before.image is s.image:
                 continue
-            probe = self._seen[int(n)] = _Probe(s.image, s.stamp_ns)
+            if before is not None and abs(before.focus_dpt - s.focus_dpt) > same_dpt:
+                before = None  # sweeps may differ, and slices of another focus are blurred otherwise
+            probe = self._seen[int(n)] = _Probe(s.image, s.stamp_ns, s.focus_dpt)
             span_s = (s.stamp_ns - before.stamp_ns) * 1e-9 if before is not None else 0.0
             if before is not None and span_s > 0.0 and probe.tells and before.tells:
                 velocities.append(probe.moved_px(before) / span_s)
@@ -81,8 +88,8 @@ class MotionMeter:
 class _Probe:
     """A slice, small."""
 
-    def __init__(self, image: Image, stamp_ns: int) -> None:
-        self.image, self.stamp_ns = image, stamp_ns
+    def __init__(self, image: Image, stamp_ns: int, focus_dpt: float) -> None:
+        self.image, self.stamp_ns, self.focus_dpt = image, stamp_ns, focus_dpt
         height, width = image.shape[:2]
         self._shrink = max(
             1, min(round(math.sqrt(height * width / WORK_PIXELS)), min(height, width) // LEAST_SIDE_PX)
@@ -126,3 +133,45 @@ def _shifted(image: FloatImage, by_px: npt.NDArray[np.float64]) -> FloatImage:
     size = (image.shape[1], image.shape[0])
     flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(image, back, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+
+
+def across_px(motion: Motion | None, stack: FocalStack) -> float:
+    """Return how far the image moved while the stack was taken, pixels; 0 where that is not known."""
+    span_s = _after_reference_s(stack)
+    return motion.fastest_px_s * float(np.ptp(span_s)) if motion is not None and np.ptp(span_s) > 0.0 else 0.0
+
+
+def drift_of(motion: Motion | None, stack: FocalStack) -> FloatArray:
+    """Return what even motion adds to the residual: (N, 3), zero where it is negligible."""
+    drift = np.zeros((len(stack.slices), 3))
+    if motion is not None:
+        drift[:, 1:] = _after_reference_s(stack)[:, None] * motion.velocity_px_s
+    return _unless_negligible(drift)
+
+
+def even_part(off_px: FloatArray, stack: FocalStack) -> FloatArray:
+    """Return what of the shifts in (N, 3) grows evenly with time."""
+    after_s = _after_reference_s(stack)
+    drift = np.zeros((len(after_s), 3))
+    if after_s.any():
+        drift[:, 1:] = np.outer(after_s, after_s @ off_px[:, 1:] / (after_s @ after_s))
+    return _unless_negligible(drift)
+
+
+def _unless_negligible(drift: FloatArray) -> FloatArray:
+    return drift if np.ptp(drift[:, 1:], axis=0).max() >= NEGLIGIBLE_MOTION_PX else np.zeros_like(drift)
+
+
+def _after_reference_s(stack: FocalStack) -> FloatArray:
+    """Return how long after the reference slice each one was taken (N,), seconds."""
+    reference_ns = stack.slices[stack.reference].stamp_ns
+    return np.array([s.stamp_ns - reference_ns for s in stack.slices]) * 1e-9
+
+
+def check_motion(motion_px: float, limit_px: float) -> None:
+    """Raise MotionError beyond the limit."""
+    if motion_px > limit_px:
+        raise MotionError(
+            f"the image moved by {motion_px:.1f} px during the sweep, max_motion_px is {limit_px:g}: hold the "
+            "camera still, sweep faster, or allow more (of the first stack, it may be the lens)"
+        )

@@ -13,7 +13,7 @@ class FocusCamera(Protocol):
     """A camera whose focus can be moved. Drivers are context managers; leaving closes the device.
 
     One thread uses a camera at a time, but any may call `interrupt`. All methods raise CameraError where the
-    device fails, and LensError where a focus distance cannot be reached.
+    device fails (DeviceError where it may come back), and LensError where a focus distance cannot be reached.
     """
 
     @property
@@ -27,6 +27,9 @@ class FocusCamera(Protocol):
     @property
     def focus_positions_m(self) -> tuple[float, ...] | None:
         """The only focus distances (m) that exist, where a camera has fixed ones (recordings), else None."""
+
+    def nearest_focus_m(self, focus_distance_m: float) -> float:
+        """Return the focus distance in metres that the lens takes when told this one: actuators move in steps."""
 
     def set_focus(self, focus_distance_m: float) -> None:
         """Command a focus distance in metres; returns at once, the lens then moves."""

@@ -18,7 +18,7 @@ VIRTUAL_START_S = 1.0
 
 
 def setting(default: Value, doc: str, **limits: Any) -> Value:
-    """Return a dataclass field with its description; `limits` are `unit`, `min` and `max` (inclusive)."""
+    """Return a dataclass field with its description and `unit`, `min`, `max` (inclusive), `choices` or `live`."""
     described: Value = dataclasses.field(default=default, metadata={"doc": doc, **limits})
     return described
 

@@ -8,17 +8,16 @@ from pathlib import Path
 from types import TracebackType
 
 import cv2
-import numpy as np
 
 from dualfocus_ros.camera.common import FrameClock, check_settings, setting
 from dualfocus_ros.errors import CameraError, LensError, StackError
+from dualfocus_ros.image_encodings import encoding_of
 from dualfocus_ros.stackio import load_stack
 from dualfocus_ros.types import (
     CameraFrame,
     FloatImage,
     FocalSlice,
     FocalStack,
-    Image,
     Intrinsics,
     LensModel,
     LensState,
@@ -89,16 +88,21 @@ class FolderCamera:
         """Focus distances of the slices, metres, nearest first."""
         return tuple(s.focus_distance_m for s in self._slices)
 
+    def nearest_focus_m(self, focus_distance_m: float) -> float:
+        """Return the focus distance of the slice whose focus is nearest in dioptres.
+
+        Raises:
+            LensError: if the distance is not above 0.
+        """
+        return self._slices[self._nearest(focus_distance_m)].focus_distance_m
+
     def set_focus(self, focus_distance_m: float) -> None:
         """Go to the slice whose focus is nearest in dioptres.
 
         Raises:
             LensError: if the distance is not above 0.
         """
-        if not focus_distance_m > 0.0:
-            raise LensError(f"expected a focus distance above 0 m, got {focus_distance_m} m")
-        far = [abs(s.focus_dpt - 1.0 / focus_distance_m) for s in self._slices]
-        self._index = far.index(min(far))
+        self._index = self._nearest(focus_distance_m)
         if self._clock is not None:
             self._not_before_s = self._clock.now()
 
@@ -116,7 +120,7 @@ class FolderCamera:
         s = self._slices[self._index]
         return CameraFrame(
             image=s.image,
-            encoding=_encoding(s.image),
+            encoding=encoding_of(s.image),
             stamp_ns=stamp_ns,
             lens_state=LensState(stamp_ns, s.focus_distance_m, self._lens),
             intrinsics=s.intrinsics,
@@ -125,6 +129,12 @@ class FolderCamera:
 
     def interrupt(self) -> None:
         """Nothing to do: no call takes longer than a frame."""
+
+    def _nearest(self, focus_distance_m: float) -> int:
+        if not focus_distance_m > 0.0:
+            raise LensError(f"expected a focus distance above 0 m, got {focus_distance_m} m")
+        far = [abs(s.focus_dpt - 1.0 / focus_distance_m) for s in self._slices]
+        return far.index(min(far))
 
     def __enter__(self) -> FolderCamera:
         """Start playing."""
@@ -136,13 +146,6 @@ class FolderCamera:
     ) -> None:
         """Stop playing."""
         self._clock = None
-
-
-def _encoding(image: Image) -> str:
-    deep = image.dtype == np.uint16
-    if image.ndim == 2:
-        return "mono16" if deep else "mono8"
-    return "rgb16" if deep else "rgb8"
 
 
 def _fitting_size(k: Intrinsics, max_width: int) -> tuple[int, int]:

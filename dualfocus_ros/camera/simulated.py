@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A simulated camera: a thin lens with movable focus in front of a procedural still life.
+"""A simulated camera: a thin lens with movable focus in front of a procedural scene.
 
 What does not change is prepared: the views of the scene once when the camera opens, the noise-free picture
 of a focus position once when it is first needed. A live frame then only costs noise and encoding.
@@ -21,7 +21,7 @@ from dualfocus_ros import optics
 from dualfocus_ros.camera.common import VIRTUAL_RATE_HZ, FrameClock, check_settings, setting
 from dualfocus_ros.camera.lightfield import Framing, LightField
 from dualfocus_ros.camera.motion import MechanicalError, Mechanics, Move
-from dualfocus_ros.camera.scene import make_scene
+from dualfocus_ros.camera.scene import SCENE_CHOICES, make_scene
 from dualfocus_ros.camera.sensor import Levels, Sensor, to_levels
 from dualfocus_ros.errors import CameraError, LensError, ParameterError
 from dualfocus_ros.types import CameraFrame, FloatImage, Intrinsics, LensModel, LensState
@@ -64,6 +64,12 @@ class SimulatedConfig:
     )
     exposure_s: float = setting(0.01, "Exposure time of a frame.", unit="s", min=1e-5, max=1.0)
     seed: int = setting(1, "Seed of the scene, the mechanical error and the noise.", min=0, max=2**31 - 1)
+    scene: str = setting(
+        "still_life",
+        "What is in front of the camera: still_life fills 0.5 to 3.5 m; far lies within 2 to 3.4 m, near within "
+        "0.5 to 0.8 m, two_clusters around 0.6 and 2.5 m; wall is flat, somewhere between 0.9 and 3.2 m.",
+        choices=SCENE_CHOICES,
+    )
     views: int = setting(
         128, "Points of the pupil that the scene is seen from; more is smoother and slower.", min=16, max=1024
     )
@@ -87,6 +93,8 @@ class SimulatedConfig:
     def __post_init__(self) -> None:
         """Check the ranges; raise ParameterError."""
         check_settings(self)
+        if self.scene not in SCENE_CHOICES:
+            raise ParameterError(f"expected scene to be one of {SCENE_CHOICES}, got {self.scene!r}")
         if not self.focal_length_m < self.near_m < self.far_m:
             got = f"{self.focal_length_m}, {self.near_m} and {self.far_m}"
             raise ParameterError(f"expected focal_length_m < near_m < far_m, got {got}")
@@ -152,7 +160,7 @@ class SimulatedCamera:
         margin = 0.5 * max(c.width, c.height) * (1.0 / narrowest - 1.0) + c.shift_error_px + 1.0
         with ExitStack() as undo:
             field = LightField(
-                make_scene(c.seed),
+                make_scene(c.seed, c.scene),
                 reference,
                 self._lens.aperture_m,
                 self._dpt_range,
@@ -185,6 +193,15 @@ class SimulatedCamera:
         opened = self._need_open()
         for picture in [opened.picture(self._check_focus(s), self._framing(s)) for s in focus_distances_m]:
             picture.result()
+
+    def nearest_focus_m(self, focus_distance_m: float) -> float:
+        """Return the focus distance itself: this lens has no steps.
+
+        Raises:
+            LensError: if it is outside the range.
+        """
+        self._check_focus(focus_distance_m)
+        return focus_distance_m
 
     def set_focus(self, focus_distance_m: float) -> None:
         """Command a focus distance in metres; the lens then moves.

@@ -241,9 +241,15 @@ def _gpu() -> Iterator[Finding]:
 
 
 def _cameras() -> Iterator[Finding]:
-    from dualfocus_ros.camera.pick import CAMERA_CHOICES
+    from dualfocus_ros.camera.pick import CAMERAS, LIBRARIES
+    from dualfocus_ros.lens_file import list_lenses
 
-    yield Finding("camera drivers", OK, ", ".join(CAMERA_CHOICES))
+    yield Finding("camera drivers", OK, ", ".join(CAMERAS))
+    for name, (module, remedy) in LIBRARIES.items():
+        there = not module or importlib.util.find_spec(module) is not None
+        text = f"needs {module}, not installed: {remedy}" if not there else module and f"{module} is installed"
+        yield Finding(f"camera driver {name}", OK if there else OPTIONAL, text)
+    yield Finding("lens files", OK, ", ".join(list_lenses()))
     names = [
         f"/dev/{p.name} ({(p / 'name').read_text(encoding='utf-8').strip()})"
         for p in sorted(Path("/sys/class/video4linux").glob("video*"))

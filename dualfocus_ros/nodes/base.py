@@ -12,7 +12,7 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import ParameterException
+from rclpy.exceptions import NameValidationException, ParameterException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -198,8 +198,10 @@ class ManagedNode(LifecycleNode):  # type: ignore[misc]
 
 @contextmanager
 def _qos_errors_of(topic: str) -> Iterator[None]:
-    """Turn what rclpy raises on a bad `qos_overrides` parameter into a ParameterError."""
+    """Turn what rclpy raises on a bad name or a bad `qos_overrides` parameter into a ParameterError."""
     try:
         yield
+    except NameValidationException as error:
+        raise ParameterError(f"expected the name of a topic, got {topic!r}: {error}") from error
     except (RuntimeError, ParameterException) as error:
         raise ParameterError(f"topic {topic}: expected usable qos_overrides parameters: {error}") from error

@@ -4,20 +4,34 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from sensor_msgs.msg import CameraInfo, Image, JointState
+from std_srvs.srv import SetBool, Trigger
 
 from dualfocus_ros import messages, parameters
 from dualfocus_ros.camera.base import FocusCamera
+from dualfocus_ros.camera.feed import FrameFeed
 from dualfocus_ros.camera.pick import CAMERA_CHOICES, config_class, make_camera
-from dualfocus_ros.errors import CameraError, ParameterError
+from dualfocus_ros.errors import CameraError, DeviceError, DualFocusError, ParameterError
+from dualfocus_ros.focus_sweep import FocusSweep, SweepControl
 from dualfocus_ros.nodes.base import ManagedNode
+from dualfocus_ros.nodes.camera_inputs import CameraInputs
 from dualfocus_ros.nodes.rates import Rate
 from dualfocus_ros.nodes.runner import run_until_stopped
-from dualfocus_ros.sweep import FocusSweep, SweepConfig
+from dualfocus_ros.smart_sweep import SmartPlanner
+from dualfocus_ros.sweep import SweepConfig
 from dualfocus_ros.types import CameraFrame
+
+FIRST_RETRY_S = 0.1
+# A camera that gave frames for so long, or a whole sweep, works.
+STEADY_S = 1.0
+# Time that the camera gets to be closed.
+STOP_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -28,6 +42,27 @@ class CameraNodeConfig:
     frame_id: str = field(
         default="camera_optical_frame",
         metadata={"doc": "Optical frame of the images: x right, y down, z forward (REP 103)."},
+    )
+    start_paused: bool = field(
+        default=False, metadata={"doc": "Start paused; the services ~/sweep and ~/pause make the camera work."}
+    )
+    focus_m: float = field(
+        default=1.0,
+        metadata={
+            "doc": "Focus distance that the service ~/set_focus holds; inf is legal.",
+            "unit": "m",
+            "min": 0.0,
+            "live": True,
+        },
+    )
+    retry_max_s: float = field(
+        default=0.5,
+        metadata={
+            "doc": "Longest time between two attempts to open a camera that was lost.",
+            "unit": "s",
+            "min": FIRST_RETRY_S,
+            "max": 3600.0,
+        },
     )
 
 
@@ -40,7 +75,10 @@ PARAMETERS: tuple[tuple[str, Any], ...] = (
 
 
 class CameraNode(ManagedNode):
-    """Drives the sweep on a thread of its own and publishes every frame with its own lens state."""
+    """Drives the sweep on a thread of its own and publishes every frame with its own lens state.
+
+    A camera that is lost is opened again and again until it is back; the sweep then goes on.
+    """
 
     def __init__(self, **kwargs: Any) -> None:
         """Declare all parameters."""
@@ -50,68 +88,157 @@ class CameraNode(ManagedNode):
         self._driver_configs = dict(zip(CAMERA_CHOICES, drivers, strict=True))
         parameters.refuse_unknown(self, ignore_prefixes=("qos_overrides.",))
         self._camera: FocusCamera | None = None
+        self._sweep: FocusSweep | None = None
+        self._inputs = CameraInputs(self, self._feed)
         self._thread: threading.Thread | None = None
-        self._stop = threading.Event()
+        self._control = SweepControl(self._sweep_config)
+        self._planner = SmartPlanner(self._sweep_config)
         self._rate = Rate()
-        self._moving = 0
-        self._positions = 0
+        self._moving = self._attempts = self._reopened = 0
+        self._lost: DualFocusError | None = None
+        self._lost_since_s = self._opened_s = 0.0
+        self._worked = False
         self._state = "not active"
+        self._make_live()
+
+    def _make_live(self) -> None:
+        """Let what is live be set while the node runs, and offer the services."""
+        live = parameters.LiveParameters(self)
+        live.add(self._config, self._set_config, check=self._check_config)
+        live.add(self._sweep_config, self._set_sweep_config, "sweep.", self._check_sweep_config)
+        for name, config in self._driver_configs.items():
+            live.add(config, self._set_driver_config, f"{name}.", partial(self._check_driver, name))
+        self.create_service(Trigger, "~/sweep", self._on_sweep)
+        self.create_service(SetBool, "~/set_focus", self._on_set_focus)
+        self.create_service(SetBool, "~/pause", self._on_pause)
 
     def configure(self) -> None:
         """Check the camera's settings and create the publishers."""
         if self.get_parameter("use_sim_time").value:
             raise ParameterError(
                 "the camera takes its pictures in real time and stamps them so: start it without use_sim_time "
-                "(camera:=none where a simulator or a bag gives the images)"
+                "(camera:=external where a simulator or a bag gives the images)"
             )
-        self._camera = make_camera(self._config.driver, self._driver_configs[self._config.driver])
+        self._camera = self._make_camera()
         self._image = self.output(Image, "~/image_raw")
         self._camera_info = self.output(CameraInfo, "~/camera_info")
         self._lens = self.output(JointState, "~/lens")
         self._truth = self.output(Image, "~/ground_truth/depth")
-        parameters.refuse_unknown(self)
+        parameters.refuse_unknown(self, ignore_prefixes=("qos_overrides.",))
 
     def activate(self) -> None:
         """Open the camera and start to sweep."""
         if self._thread is not None and self._thread.is_alive():
             raise CameraError("the camera is still busy with what it did when it was deactivated: try again")
-        self._stop = threading.Event()
+        self._camera = self._make_camera()  # its settings may have been changed meanwhile
+        self._control = SweepControl(self._sweep_config, paused=self._config.start_paused)
+        self._control.set_hold_m(self._config.focus_m)
+        self._planner = SmartPlanner(self._sweep_config)
+        self._subscribe()
+        parameters.refuse_unknown(self)
         self._rate.restart()
+        self._lost, self._attempts, self._worked = None, 0, False
         self._state = "opening the camera"
-        self._thread = threading.Thread(target=self._run, args=(self._stop,), name="camera", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(self._control,), name="camera", daemon=True)
         self._thread.start()
 
     def deactivate(self) -> None:
         """Stop the sweep and close the camera."""
-        self._stop.set()
-        if self._camera is not None:
-            self._camera.interrupt()
-        if self._thread is not None:
-            self._thread.join(2.0)
-        self._state = "not active"
+        self._control.end()
+        until = time.monotonic() + STOP_S
+        while self._thread is not None and self._thread.is_alive() and time.monotonic() < until:
+            if self._camera is not None:
+                self._camera.interrupt()  # again and again: what is just being opened takes no notice of it before
+            self._thread.join(0.05)
+        self._inputs.unsubscribe()
+        self._lost, self._state = None, "not active"
 
     def clean_up(self) -> None:
         """Forget the camera and its publishers."""
         self.destroy_outputs()
         self._camera = None
 
-    def _run(self, stop: threading.Event) -> None:
-        """Sweep until stopped; runs on the camera thread."""
-        assert self._camera is not None
+    def _make_camera(self) -> FocusCamera:
+        return make_camera(self._config.driver, self._driver_configs[self._config.driver])
+
+    def _feed(self) -> FrameFeed | None:
+        """Return what takes the images of another node, where the driver has none of its own."""
+        feed: FrameFeed | None = getattr(getattr(self._camera, "device", None), "feed", None)
+        return feed
+
+    def _subscribe(self) -> None:
+        """Subscribe to what the driver and the sweep need of other nodes."""
+        driver = self._driver_configs[self._config.driver]
+        images = (driver.image_topic, driver.camera_info_topic) if self._feed() is not None else ()
+        self._inputs.subscribe(images, self._planner.observe if self._sweep_config.smart else None)
+
+    def _run(self, control: SweepControl) -> None:
+        """Sweep until stopped, whatever becomes of the device; runs on the camera thread."""
+        wait_s = FIRST_RETRY_S
         try:
-            with self._camera as camera:
-                sweep = FocusSweep(camera, self._sweep_config)
-                self._positions = len(sweep.positions_m)
-                self._state = "sweeping"
-                near, far = sweep.positions_m[0], sweep.positions_m[-1]
-                self.get_logger().info(f"sweeping {self._positions} focus positions, {near:.3g} to {far:.3g} m")
+            while not control.ended:
+                try:
+                    self._run_camera(control)
+                except DualFocusError as error:
+                    # Once it has worked, nothing about it ends the node: settings and devices can change again.
+                    if control.ended or not (self._worked or isinstance(error, DeviceError)):
+                        raise
+                    wait_s = FIRST_RETRY_S if self._lost is None else wait_s
+                    self._note_loss(error)
+                    control.wait(wait_s)
+                    wait_s = min(2.0 * wait_s, self._config.retry_max_s)
+        except BaseException as error:  # noqa: BLE001 - whatever else ends the camera must end the node
+            if not control.ended:
+                self.fail(error)
+
+    def _run_camera(self, control: SweepControl) -> None:
+        """Open the camera and publish its frames until it is to be left."""
+        if control.begin():  # its settings were changed
+            self._camera = self._make_camera()
+        assert self._camera is not None
+        if control.ended:
+            return
+        with self._camera as camera:
+            self._opened_s = time.monotonic()
+            sweep = FocusSweep(camera, control, self._planner.positions, self._note_frame)
+            self._sweep = sweep
+            try:
                 for frame in sweep.frames():
-                    if stop.is_set():
+                    if control.ended:
                         return
                     self._publish(frame)
-        except BaseException as error:  # noqa: BLE001 - whatever ends the camera must end the node
-            if not stop.is_set():
-                self.fail(error)
+            finally:
+                self._sweep = None
+
+    def _note_loss(self, error: DualFocusError) -> None:
+        """Say that the camera is lost, once, and then now and then."""
+        self._attempts += 1
+        if self._lost is None:
+            self._lost_since_s = time.monotonic()
+            what = "lost" if self._worked else "not there"
+            self.get_logger().error(f"camera {what}, trying again until it works: {error}")
+        else:
+            self.get_logger().error(f"camera still not there: {error}", throttle_duration_sec=30.0)
+        self._lost = error
+
+    def _note_frame(self) -> None:
+        """Note that the camera gives frames; once that lasts, or a sweep is whole, it is back."""
+        if self._worked and self._lost is None:
+            return
+        sweep = self._sweep
+        if sweep is None or not (sweep.sweeps or time.monotonic() - self._opened_s > STEADY_S):
+            return
+        if self._lost is not None and self._worked:
+            away_s = time.monotonic() - self._lost_since_s
+            self._reopened += 1
+            self.get_logger().info(f"the camera is back after {away_s:.1f} s")
+        if not self._worked:
+            near, far = sweep.positions_m[0], sweep.positions_m[-1]
+            count = len(sweep.positions_m)
+            self.get_logger().info(f"sweeping {count} focus positions, {near:.3g} to {far:.3g} m")
+            for note in _notes(self._camera):
+                self.get_logger().warning(note)
+        self._worked, self._lost, self._attempts = True, None, 0
 
     def _publish(self, frame: CameraFrame) -> None:
         """Publish one frame. The lens goes first: the image then finds it."""
@@ -125,17 +252,112 @@ class CameraNode(ManagedNode):
         self._moving += frame.lens_state.focus_speed_mps != 0.0
         self._rate.tick()
 
+    def _on_sweep(self, request: Any, response: Any) -> Any:
+        """Make one whole sweep, also where the camera is paused or holds its focus."""
+        return self._answer(response, self._control.request_sweep, "one sweep begins")
+
+    def _on_pause(self, request: Any, response: Any) -> Any:
+        """Pause, or go on with what was done before."""
+        text = "paused" if request.data else "going on"
+        return self._answer(response, partial(self._control.pause, request.data), text)
+
+    def _on_set_focus(self, request: Any, response: Any) -> Any:
+        """Hold the focus at `focus_m`, or go back to sweeping."""
+        if not request.data:
+            return self._answer(response, self._control.sweep, "sweeping")
+        return self._answer(response, self._hold, f"holding the focus at {self._config.focus_m:g} m")
+
+    def _hold(self) -> None:
+        self._check_config(self._config)
+        self._control.hold()
+
+    def _answer(self, response: Any, act: Callable[[], None], text: str) -> Any:
+        """Act where the camera works; tell why not where it does not."""
+        response.success = False
+        if not self.active:
+            response.message = "the camera node is not active"
+        elif self._sweep is None:
+            response.message = f"the camera is not open: {self._lost or self._state}"
+        else:
+            try:
+                act()
+                response.success, response.message = True, text
+            except DualFocusError as error:
+                response.message = str(error)
+        return response
+
+    def _check_config(self, config: CameraNodeConfig) -> None:
+        if not config.focus_m > 0.0:
+            raise ParameterError(f"expected focus_m above 0 m, got {config.focus_m}")
+        if self._sweep is not None and self._camera is not None:
+            self._camera.nearest_focus_m(config.focus_m)
+
+    def _set_config(self, config: CameraNodeConfig) -> None:
+        """Take another focus to hold, at once where one is held."""
+        self._config = config
+        self._control.set_hold_m(config.focus_m)
+
+    def _check_sweep_config(self, config: SweepConfig) -> None:
+        """Refuse a sweep that the lens cannot make. One that is lost is asked when it is back."""
+        sweep = self._sweep
+        if sweep is not None:
+            sweep.reachable(config)
+
+    def _set_sweep_config(self, config: SweepConfig) -> None:
+        """Take other settings from the next sweep on."""
+        self._sweep_config = self._control.config = config
+        self._planner.configure(config)
+        if self.active:
+            self._subscribe()
+
+    def _check_driver(self, name: str, config: Any) -> None:
+        if name != self._config.driver:
+            raise ParameterError(f"the driver is {self._config.driver!r}: settings of {name!r} have no effect")
+
+    def _set_driver_config(self, config: Any) -> None:
+        """Take other settings of the driver: the camera is opened anew."""
+        self._driver_configs[self._config.driver] = config
+        self._control.restart()
+
     def diagnose(self) -> messages.Diagnostic:
         """Return rate and state of the camera."""
-        trouble = self.failure or self.refusal
-        level, text = (2, str(trouble)) if trouble is not None else (0, self._state)
-        values = {
+        level, text = self._judge()
+        values: dict[str, object] = {
             "driver": self._config.driver,
             "frame rate [Hz]": f"{self._rate.hz():.2f}",
-            "focus positions": self._positions,
+            "focus positions": len(self._sweep.positions_m) if self._sweep is not None else 0,
             "frames exposed while the lens moved": self._moving,
+            "camera lost and found again": self._reopened,
+            "attempts to open it since it was lost": self._attempts,
         }
+        values |= getattr(self._camera, "counts", {})
+        device = getattr(self._camera, "device", None)
+        values |= getattr(device, "counts", {})
+        values |= {
+            n.replace("_", " "): v for n in ("frames_lost", "frames_damaged") if (v := getattr(device, n, 0))
+        }
+        values |= {f"note {i}": note for i, note in enumerate(_notes(self._camera), start=1)}
         return messages.Diagnostic(f"{self.get_fully_qualified_name()}: camera", level, text, values)
+
+    def _judge(self) -> tuple[int, str]:
+        """Return level and text of the state."""
+        trouble = self.failure or self.refusal
+        if trouble is not None:
+            return 2, str(trouble)
+        if self._lost is not None:
+            what = "lost" if self._worked else "not there, waited for since"
+            since_s = time.monotonic() - self._lost_since_s
+            return 2, f"camera {what} {since_s:.0f} s ago, trying again: {self._lost}"
+        if self._sweep is None:
+            return 0, self._state
+        trouble_of_lens = getattr(self._camera, "trouble", "")
+        state = self._control.mode.value
+        return (1, f"{state}; {trouble_of_lens}") if trouble_of_lens else (0, state)
+
+
+def _notes(camera: FocusCamera | None) -> tuple[str, ...]:
+    """Return what a user should know of the camera."""
+    return tuple(getattr(camera, "notes", ()))
 
 
 def main() -> int:

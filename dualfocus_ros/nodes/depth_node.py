@@ -82,7 +82,7 @@ class DepthNode(ManagedNode):
         super().__init__("dualfocus", **kwargs)
         declared = (parameters.declare(self, kind, prefix) for prefix, kind in PARAMETERS)
         self._config, self._buffer_config, self._estimator_config = declared
-        parameters.make_live(self, self._estimator_config, self._set_estimator_config)
+        parameters.LiveParameters(self).add(self._estimator_config, self._set_estimator_config)
         parameters.refuse_unknown(self, ignore_prefixes=("qos_overrides.",))
         self._resources = ExitStack()
         self._estimator: DepthEstimator | None = None
@@ -313,6 +313,7 @@ class DepthNode(ManagedNode):
                 "alignment residual [px]": f"{abs(alignment.residual_px).max(initial=0.0):.3f}",
                 "motion in the sweep [px]": f"{alignment.motion_px:.2f}",
                 "noise that was taken out [grey levels]": f"{alignment.noise:.2f}",
+                "exposure differences taken out [%]": f"{100.0 * alignment.exposure_difference:.1f}",
             }
         values |= {
             LATENCY_KEY: f"{self._latency_s * 1e3:.1f}",

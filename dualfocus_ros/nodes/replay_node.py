@@ -86,7 +86,7 @@ class ReplayNode(ManagedNode):
         """Declare all parameters."""
         super().__init__("replay", **kwargs)
         self._config, self._names = (parameters.declare(self, kind, prefix) for prefix, kind in PARAMETERS)
-        parameters.make_live(self, self._config, self._set_config)
+        parameters.LiveParameters(self).add(self._config, self._set_config)
         parameters.refuse_unknown(self, ignore_prefixes=("qos_overrides.",))
         self._resources = ExitStack()
         self._bag: Bag | None = None

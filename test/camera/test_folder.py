@@ -166,13 +166,14 @@ def test_misuse_is_refused(tmp_path: Path) -> None:
 
 
 def test_cameras_are_picked_by_name(tmp_path: Path) -> None:
-    assert CAMERA_CHOICES == ("simulated", "folder")
+    hardware = ("v4l2", "picamera2", "depthai", "genicam", "optotune", "simulated_lens")
+    assert ("simulated", "folder", *hardware) == CAMERA_CHOICES
     assert isinstance(make_camera("simulated"), SimulatedCamera)
     config = config_class("folder")(path=str(write_stack(tmp_path / "stack")))
     assert isinstance(make_camera("folder", config), FolderCamera)
     with pytest.raises(CameraError, match="did you mean 'simulated'"):
         make_camera("simulatd")
-    with pytest.raises(CameraError, match=r"\['simulated', 'folder'\], got 'webcam'"):
+    with pytest.raises(CameraError, match=r"\['simulated', 'folder', 'v4l2', .*\], got 'webcam'"):
         config_class("webcam")
     with pytest.raises(CameraError, match="FolderConfig"):
         make_camera("folder", SimulatedConfig())

@@ -100,7 +100,7 @@ def dots(monkeypatch: pytest.MonkeyPatch) -> tuple[np.ndarray, float]:
         for x, y in grid
     ]
     back = Plane(black, np.array([0.0, 0.0, 2.0]), X, Y, None, 1.0)
-    monkeypatch.setattr(simulated, "make_scene", lambda seed: (*planes, back))
+    monkeypatch.setattr(simulated, "make_scene", lambda seed, layout: (*planes, back))
     return grid, depth_m
 
 
@@ -167,7 +167,7 @@ def test_mechanical_error_stays_within_its_bounds() -> None:
 def test_noise_has_the_variance_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     ramp = np.repeat(np.arange(40, 240, dtype=np.uint8)[None, :, None], 3, 2).repeat(8, 0)
     plane = Plane(ramp, np.array([-0.5, 0.0, 1.0]), X, Y, None, 1.0 / 200)
-    monkeypatch.setattr(simulated, "make_scene", lambda seed: (plane,))
+    monkeypatch.setattr(simulated, "make_scene", lambda seed, layout: (plane,))
     electrons, read = 800.0, 12.0
     config = dataclasses.replace(SMALL, full_scale_electrons=electrons, read_noise_electrons=read)
     with SimulatedCamera(config) as camera:

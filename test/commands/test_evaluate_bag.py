@@ -13,6 +13,7 @@ import subprocess
 import sys
 import termios
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,13 @@ from bag_helpers import IMAGE, LENS, TRUTH, frames, recorded, write
 from dualfocus_ros.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
-STACKS = 4
+STACKS = 5
 Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module")
 def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four sweeps after the first, and the start of another."""
+    """Five sweeps of four positions and a frame while the lens moves, but for the last such frame."""
     return write(tmp_path_factory.mktemp("bags") / "swept", recorded(frames(24)), compress=True)
 
 
@@ -75,7 +76,7 @@ def test_two_runs_differ_in_times_alone(bag: Path, tmp_path: Path) -> None:
     for name in ("a.json", "b.json"):
         assert evaluate(bag, "--json", str(tmp_path / name), "-p", "mode:=sliding") == 0
         documents.append(without_times(numbers(tmp_path / name)))
-    assert len(documents[0]["stacks"]) == 3 * STACKS
+    assert len(documents[0]["stacks"]) == 1 + 4 * (STACKS - 1)
     assert documents[0] == documents[1]
 
 
@@ -199,14 +200,14 @@ def test_a_terminal_shows_a_bar_that_fills(columns: int, bag: Path) -> None:
     assert len(done) >= 3 and done[0] == 0 and done[-1] == 24
     assert done == sorted(done)
     assert "100%" in bars[-1] and "image/s" in bars[-1] and "AbsRel" in bars[-1]
-    assert "total (4)" in output and "\r" not in output
+    assert f"total ({STACKS})" in output and "\r" not in output
 
 
 def test_without_a_terminal_the_bar_is_quiet_and_the_table_clean(bag: Path) -> None:
     done = subprocess.run(command(bag), cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     bars = [line for line in re.split(r"[\r\n]", done.stderr) if "classical:" in line]
     assert 1 <= len(bars) <= 3 and "24/24" in bars[-1]
-    assert "total (4)" in done.stdout and "image/s" not in done.stdout
+    assert f"total ({STACKS})" in done.stdout and "image/s" not in done.stdout
 
 
 def test_it_needs_no_ros(bag: Path) -> None:
@@ -229,7 +230,7 @@ def test_it_needs_no_ros(bag: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "total (4)" in done.stdout
+    assert f"total ({STACKS})" in done.stdout
     assert f"24 messages of {TRUTH}" in done.stdout
 
 
@@ -259,8 +260,15 @@ def test_a_copy_of_the_shipped_parameters_fits_every_engine(bag: Path, tmp_path:
     assert "classical engine takes no model" in capsys.readouterr().err
 
 
-def test_a_piece_of_a_sweep_is_said_to_be_one(bag: Path, capsys: Capture) -> None:
-    """Nothing tells how many positions there would have been."""
+def test_a_piece_of_a_sweep_is_no_sweep(bag: Path, capsys: Capture) -> None:
+    assert evaluate(bag, "--end", "0.18") == 1
+    assert "no complete focus sweep" in capsys.readouterr().err
+
+
+def test_a_piece_of_a_sweep_is_said_to_be_one(tmp_path: Path, capsys: Capture) -> None:
+    """Where nothing tells how many positions there would have been."""
+    silent = [replace(f, lens_state=replace(f.lens_state, sweep_slices=0)) for f in frames(24)]
+    bag = write(tmp_path / "silent", recorded(silent))
     assert evaluate(bag, "--end", "0.18") == 0
     said = capsys.readouterr().out
     (count,) = re.findall(r"there is but one sweep, of (\d) focus positions", said)

@@ -285,6 +285,25 @@ def plane(image: Any, dtype: Any = np.float32) -> np.ndarray:
     return np.frombuffer(image.data, dtype).reshape(image.height, image.width)
 
 
+def plane_texture(width: int, height: int) -> np.ndarray:
+    """Return a picture (H, W, 3) float32 with detail everywhere."""
+    texture = np.random.default_rng(7).integers(0, 2, (height, width, 3)).astype(np.float32)
+    return 40.0 + 170.0 * cv2.GaussianBlur(texture, (0, 0), 0.6)
+
+
+def textured_plane(texture: np.ndarray, lens: LensModel, focus_dpt: float, depth_dpt: float) -> np.ndarray:
+    """Return a plane as a thin lens without breathing sees it, (H, W, 3) uint8: blurred by a disk."""
+    aperture_px = lens.focal_length_m / lens.f_number * lens.focal_length_m / lens.pixel_pitch_m
+    radius_px = 0.5 * aperture_px * abs(focus_dpt - depth_dpt)
+    fine = 8
+    reach = int(radius_px) + 1
+    at = (np.arange((2 * reach + 1) * fine) + 0.5) / fine - reach - 0.5
+    disk = (at[:, None] ** 2 + at[None, :] ** 2 <= max(radius_px, 0.5) ** 2).astype(np.float32)
+    kernel = disk.reshape(2 * reach + 1, fine, 2 * reach + 1, fine).sum((1, 3))
+    blurred = cv2.filter2D(texture, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REFLECT_101)
+    return np.clip(np.rint(blurred), 0, 255).astype(np.uint8)
+
+
 class SyntheticCamera:
     """Publishes, frame by frame, a textured plane at a known depth through a thin lens without breathing.
 
@@ -304,8 +323,7 @@ class SyntheticCamera:
         self._frame_id = frame_id
         self._depth_dpt = 1.0 / depth_m
         self.stamp_ns = time.time_ns()
-        texture = np.random.default_rng(7).integers(0, 2, (self.HEIGHT, self.WIDTH, 3)).astype(np.float32)
-        self._texture = 40.0 + 170.0 * cv2.GaussianBlur(texture, (0, 0), 0.6)
+        self._texture = plane_texture(self.WIDTH, self.HEIGHT)
         fx = self.LENS.focal_length_m / self.LENS.pixel_pitch_m
         self.intrinsics = Intrinsics(self.WIDTH, self.HEIGHT, fx, fx, (self.WIDTH - 1) / 2, (self.HEIGHT - 1) / 2)
 
@@ -319,16 +337,7 @@ class SyntheticCamera:
 
     def picture(self, focus_dpt: float) -> np.ndarray:
         """Return the plane as seen with that focus, (H, W, 3) uint8."""
-        lens = self.LENS
-        aperture_px = lens.focal_length_m / lens.f_number * lens.focal_length_m / lens.pixel_pitch_m
-        radius_px = 0.5 * aperture_px * abs(focus_dpt - self._depth_dpt)
-        fine = 8
-        reach = int(radius_px) + 1
-        at = (np.arange((2 * reach + 1) * fine) + 0.5) / fine - reach - 0.5
-        disk = (at[:, None] ** 2 + at[None, :] ** 2 <= max(radius_px, 0.5) ** 2).astype(np.float32)
-        kernel = disk.reshape(2 * reach + 1, fine, 2 * reach + 1, fine).sum((1, 3))
-        blurred = cv2.filter2D(self._texture, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REFLECT_101)
-        return np.clip(np.rint(blurred), 0, 255).astype(np.uint8)
+        return textured_plane(self._texture, self.LENS, focus_dpt, self._depth_dpt)
 
     def frame(
         self,

@@ -269,8 +269,10 @@ class TestRecordedRun:
     def test_lens_messages_name_their_values_in_metres(self, heard: Recording) -> None:
         spaced_dpt = np.linspace(1 / NEAR_M, 1 / FAR_M, SLICES)
         for message in heard["lens"].values():
-            assert list(message.name) == ["focus_distance", "focal_length", "f_number", "pixel_pitch"]
+            names = ["focus_distance", "focal_length", "f_number", "pixel_pitch", "sweep_slices"]
+            assert list(message.name) == names
             values = lens_values(message)
+            assert values["sweep_slices"] == SLICES
             assert values["focal_length"] == FOCAL_LENGTH_M
             assert values["f_number"] == 1.4
             assert values["pixel_pitch"] == pytest.approx(PITCH_M)

@@ -33,9 +33,8 @@ def test_auto_runs_the_network_that_the_parameter_names(tmp_path: Path) -> None:
     path = tiny_models.tiny_model(tmp_path)
     with chain(tmp_path) as (processes, peer):
         depths = peer.collect(Image, "/dualfocus/depth")
-        node = processes.start(
-            "depth_node", {"engine": "auto", "model": path, "breathing": "none", "denoise": False}
-        )
+        alone = {"breathing": "none", "denoise": False, "normalise_exposure": False}
+        node = processes.start("depth_node", {"engine": "auto", "model": path, **alone})
         node.wait_for_output("engine onnx on cpu, ")
         (line,) = node.lines("engine onnx on cpu, ")
         assert ", tiny (auto: " in line and "[INFO]" in line

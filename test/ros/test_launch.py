@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 import yaml
 
-from dualfocus_ros import dds
+from dualfocus_ros import dds, launching
 from dualfocus_ros.align import BREATHING_CHOICES
+from dualfocus_ros.camera.pick import CAMERA_CHOICES
 from dualfocus_ros.engine.pick import ENGINE_CHOICES
 from dualfocus_ros.errors import ParameterError
 from dualfocus_ros.stack import MODE_CHOICES
@@ -105,10 +106,53 @@ def test_arguments_reach_the_nodes(stack: Path) -> None:
     assert camera.arguments[-2:] == depth.arguments[-2:] == ["--log-level", "debug"]
 
 
-def test_camera_none_leaves_breathing_to_the_parameters() -> None:
-    context = launch_double.evaluate(DEPTH, camera="none")
+def test_an_external_camera_leaves_breathing_to_the_parameters() -> None:
+    context = launch_double.evaluate(DEPTH, camera="external")
     assert [n.executable for n in context.nodes] == ["depth_node"]
     assert context.nodes[0].given() == {"use_sim_time": False}
+
+
+@pytest.mark.parametrize(("camera", "parameter", "value"), [
+    ("v4l2", "device", "/dev/video2"), ("picamera2", "camera_num", "1"), ("depthai", "device_id", "14442C10"),
+    ("genicam", "serial_number", "21435687"), ("optotune", "port", "/dev/ttyACM1"),
+])  # fmt: skip
+def test_devices_and_lens_files_reach_their_drivers(camera: str, parameter: str, value: str) -> None:
+    # A number stays text where the parameter is one: serial numbers have leading zeros.
+    expected = 1 if camera == "picamera2" else value
+    for file in CAMERA_FILES:
+        given = launch_double.evaluate(file, camera=camera, device=value, lens="my_lens").nodes[0].given()
+        assert given[f"{camera}.{parameter}"] == expected and given[f"{camera}.lens"] == "my_lens"
+        assert type(given[f"{camera}.{parameter}"]) is type(expected)
+
+
+def test_images_of_another_node_go_to_both_nodes() -> None:
+    topics = {"image_topic": "/cam/image", "camera_info_topic": "/cam/info"}
+    camera, depth = launch_double.evaluate(DEPTH, camera="optotune", **topics).nodes
+    assert {f"optotune.{k}": v for k, v in topics.items()}.items() <= camera.given().items()
+    # K follows the focus in what the camera node says, so that camera_info is taken from there.
+    assert depth.remappings == [("camera/image_raw", "/cam/image")]
+
+
+def test_topics_of_an_external_camera() -> None:
+    topics = {"image_topic": "/a/image", "camera_info_topic": "/a/info", "lens_topic": "/b/lens"}
+    (depth,) = launch_double.evaluate(DEPTH, camera="external", **topics).nodes
+    assert dict(depth.remappings) == {
+        "camera/image_raw": "/a/image", "camera/camera_info": "/a/info", "camera/lens": "/b/lens"
+    }  # fmt: skip
+    (depth,) = launch_double.evaluate(DEPTH, camera="external", camera_name="left", lens_topic="/b/lens").nodes
+    assert dict(depth.remappings) == {
+        "camera/image_raw": "left/image_raw", "camera/camera_info": "left/camera_info", "camera/lens": "/b/lens"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", [
+    {"camera": "simulated", "device": "/dev/video0"}, {"camera": "simulated", "lens": "x"},
+    {"camera": "v4l2", "image_topic": "/a"}, {"camera": "v4l2", "stack": "/a"},
+    {"camera": "external", "device": "/dev/video0"}, {"camera": "v4l2", "lens_topic": "/a"},
+])  # fmt: skip
+def test_arguments_that_a_camera_has_no_use_for_are_errors(arguments: dict[str, str]) -> None:
+    with pytest.raises(ParameterError, match="only with camera:="):
+        launch_double.evaluate(DEPTH, **arguments)
 
 
 def test_rviz_shows_what_the_depth_node_publishes() -> None:
@@ -131,6 +175,9 @@ def test_choices_are_those_of_the_code() -> None:
     assert choices["engine"] == ["params", *ENGINE_CHOICES]
     assert choices["breathing"] == ["params", *BREATHING_CHOICES]
     assert choices["mode"] == ["params", *MODE_CHOICES]
+    assert launching.CAMERAS == CAMERA_CHOICES
+    own = next(a for a in launch_double.evaluate(DEPTH).declared if a.name == "camera")
+    assert own.choices == [*CAMERA_CHOICES, "external"]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.name)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,21 +21,40 @@ from rclpy.parameter import Parameter
 from ros_helpers import ENGINE, ROOT, TINY, chain, wait_until
 from sensor_msgs.msg import JointState
 
+from dualfocus_ros.camera.pick import CAMERA_CHOICES, DEVICE_CHOICES
 from dualfocus_ros.errors import ParameterError
 from dualfocus_ros.nodes.camera_node import CameraNode
 from dualfocus_ros.nodes.depth_node import DepthNode
 from dualfocus_ros.nodes.evaluation_node import EvaluationNode
 from dualfocus_ros.nodes.replay_node import ReplayNode
+from dualfocus_ros.sweep import SweepConfig
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
 
 # Said by ROS itself, not by this package.
 FOREIGN = ("use_sim_time", "start_type_description_service", "qos_overrides.")
-LIVE = {"breathing", "max_motion_px", "min_depth_m", "max_depth_m", "min_confidence"}
-LIVE_OF_REPLAY = {"rate", "loop"}
+LIVE = {"breathing", "max_motion_px", "normalise_exposure", "min_depth_m", "max_depth_m", "min_confidence"}
 TOPICS = ("image_topic", "camera_info_topic", "lens_topic", "truth_topic")
+LIVE_OF_DEVICES = ("exposure_s", "gain", "hold_exposure", "auto_time_s", "frame_timeout_s")
+LIVE_OF_CAMERA = {
+    "focus_m",
+    *(f"sweep.{f.name}" for f in dataclasses.fields(SweepConfig)),
+    *(f"{device}.{name}" for device in DEVICE_CHOICES for name in LIVE_OF_DEVICES),
+}
+LIVE_OF: dict[type[Any], set[str]] = {CameraNode: LIVE_OF_CAMERA, ReplayNode: {"rate", "loop"}}
+NAMES_OF_DEVICES = (
+    *(f"{device}.lens" for device in DEVICE_CHOICES),
+    *("v4l2.device", "v4l2.focus_device", "depthai.device_id", "genicam.serial_number", "genicam.focus_node"),
+    *("optotune.port", "optotune.image_topic", "optotune.camera_info_topic", "simulated_lens.target"),
+)
 ENUMERATED = {
-    "driver": ("simulated", "folder"),
+    "driver": CAMERA_CHOICES,
+    "simulated.scene": ("still_life", "far", "near", "two_clusters", "wall"),
+    "simulated_lens.motion": ("slew", "ring"),
+    "v4l2.pixel_format": ("auto", "YUYV", "MJPG"),
+    "genicam.pixel_format": ("auto", "BayerRG8", "Mono8"),
+    "depthai.socket": ("CAM_A", "CAM_B"),
+    "optotune.stamp_is": ("start", "middle", "end"),
     "sweep.spacing": ("dioptres", "metres"),
     "sweep.pattern": ("sawtooth", "back_and_forth"),
     "engine": ("auto", "tensorrt", "onnx", "torch", "classical"),
@@ -116,7 +136,7 @@ def test_every_parameter_is_described_and_bounded(make: Maker, kind: type[Any], 
     assert len(names) >= least
     for name, descriptor in zip(names, node.describe_parameters(names), strict=True):
         assert len(descriptor.description) > 10, name
-        assert descriptor.read_only == (name not in (LIVE_OF_REPLAY if kind is ReplayNode else LIVE)), name
+        assert descriptor.read_only == (name not in LIVE_OF.get(kind, LIVE)), name
         value = node.get_parameter(name).value
         if descriptor.type == ParameterType.PARAMETER_INTEGER:
             (limits,) = descriptor.integer_range
@@ -133,6 +153,7 @@ def test_every_parameter_is_described_and_bounded(make: Maker, kind: type[Any], 
             "bag",
             "json",
             *TOPICS,
+            *NAMES_OF_DEVICES,
         ):
             for choice in ENUMERATED[name]:
                 assert choice in descriptor.additional_constraints, name
@@ -147,8 +168,10 @@ def test_read_only_parameters_refuse_to_be_set(make: Maker) -> None:
         (DepthNode, "max_slices", 20),
         (DepthNode, "mode", "sliding"),
         (DepthNode, "depth_encoding", "16UC1"),
-        (CameraNode, "sweep.slices", 5),
+        (CameraNode, "driver", "folder"),
+        (CameraNode, "retry_max_s", 2.0),
         (CameraNode, "simulated.width", 320),
+        (CameraNode, "v4l2.device", "/dev/video7"),
     ):
         node = make(kind)
         before = node.get_parameter(name).value
@@ -164,6 +187,7 @@ def test_live_parameters_apply_at_once(make: Maker) -> None:
     changes = {
         "breathing": "none",
         "max_motion_px": 9.0,
+        "normalise_exposure": False,
         "min_depth_m": 0.5,
         "max_depth_m": 3.0,
         "min_confidence": 0.25,

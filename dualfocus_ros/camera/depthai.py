@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: Apache-2.0
+"""OAK cameras of Luxonis with a motorised lens. Needs PyPI depthai, 2 or 3, imported when the device is opened."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from dualfocus_ros.camera.common import setting
+from dualfocus_ros.camera.depthai_links import Link, open_link
+from dualfocus_ros.camera.device import ActuatorRange, DeviceConfig, DeviceFrame, MonotonicClock
+from dualfocus_ros.camera.reported_lens import ReportedLens
+from dualfocus_ros.errors import CameraError, DeviceError, LensError, ParameterError
+
+SOCKET_CHOICES = ("CAM_A", "CAM_B", "CAM_C", "CAM_D", "CAM_E", "CAM_F", "CAM_G", "CAM_H")
+# Positions of CameraControl.setManualFocus; larger is nearer.
+POSITIONS = ActuatorRange(0.0, 255.0, 1.0, "lens position")
+# About where these lenses are focused far away; where the lens starts.
+START_POSITION = 120.0
+# After the start, sensor and automatics take their time.
+FIRST_FRAME_S = 10.0
+# Frames that a camera may expose with the settings from before, after they were changed.
+FRAMES_TO_APPLY = 6
+# No way to wait for a frame is common to both versions of depthai and can be interrupted.
+POLL_S = 0.002
+# Chips warm up slowly, and to ask costs a round trip.
+TEMPERATURE_EVERY_S = 2.0
+# Exposure or gain that differ by more from what was asked for are worth a note.
+AS_ASKED = 0.05
+
+
+@dataclass(frozen=True)
+class DepthaiConfig(DeviceConfig):
+    """An OAK camera; `gain` is the sensitivity as ISO value, 100 to 1600."""
+
+    device_id: str = setting("", "Id (MxId), IP address or USB port name of the camera; empty: the first found.")
+    socket: str = setting("CAM_A", "Board socket of the sensor with the motorised lens.", choices=SOCKET_CHOICES)
+    readout_s: float = setting(
+        0.0,
+        "Time from reading the first row of the sensor to the last; 0: not known, a frame period is taken.",
+        unit="s",
+        min=0.0,
+        max=1.0,
+    )
+    chip_temperature: bool = setting(True, "Read the temperature of the camera's chip, every 2 s.")
+
+    def __post_init__(self) -> None:
+        """Check ranges and choices; raise ParameterError."""
+        super().__post_init__()
+        if self.socket not in SOCKET_CHOICES:
+            raise ParameterError(f"expected socket to be one of {list(SOCKET_CHOICES)}, got {self.socket!r}")
+        if self.width % 2 or self.height % 2:
+            raise ParameterError(f"expected an even width and height, got {self.width} x {self.height}")
+
+
+class DepthaiDevice:
+    """Implements `FocusDevice`. Positions are those of CameraControl.setManualFocus, 0 to 255.
+
+    `DeviceFrame.position` is ImgFrame.getLensPosition, where the camera told the motor to be: these lenses have no
+    sensor of their position. When it was introduced it could come one frame early (depthai-core pull request 191,
+    "should be fixed"), so that the first frame with a new position always counts as `moving`. How long the motor
+    takes after that is for the settle time of the lens file. `temperature_c` is the mean of the chip's sensors.
+
+    Stamps are of std::chrono::steady_clock (Linux: CLOCK_MONOTONIC), synchronised by depthai, and taken when the
+    exposure of the first row ends and its readout begins (Luxonis in depthai issue 795). Only `readout_s`
+    tells when the last row ends.
+
+    Closing the device stops its pipeline with all its settings: there is nothing to put back.
+
+    Attributes:
+        config: the settings.
+    """
+
+    def __init__(self, config: DepthaiConfig) -> None:
+        """Take the settings; the device is opened on entering."""
+        self.config = config
+        self._clock = MonotonicClock()
+        self._interrupted = threading.Event()
+        self._notes: list[str] = []
+        self._reset()
+
+    def _reset(self) -> None:
+        self._dai: Any = None
+        self._device: Any = None
+        self._link: Link | None = None
+        self._lens = ReportedLens(START_POSITION, tolerance=0.5, lag_frames=0.0)
+        self._latest: Any = None
+        self._temperature_c: float | None = None
+        self._temperature_at_s = 0.0
+
+    @property
+    def clock(self) -> MonotonicClock:
+        """The clock of the exposures."""
+        return self._clock
+
+    @property
+    def focus_range(self) -> ActuatorRange:
+        """Positions of the lens, the same for all these cameras."""
+        return POSITIONS
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the camera could not do, sentences for people; complete once the device is open."""
+        return tuple(self._notes)
+
+    def move_to(self, position: float) -> None:
+        """Command a lens position; returns at once.
+
+        Raises:
+            LensError: if the position is not within the range.
+            DeviceError: if the device is lost.
+        """
+        if self._link is None:
+            raise _not_open()
+        if not POSITIONS.low <= position <= POSITIONS.high:
+            raise LensError(
+                f"expected a focus position within {POSITIONS.low:g} .. {POSITIONS.high:g}, got {position}"
+            )
+        step = round(position)
+        self._send("setManualFocus", step)
+        self._lens.target = float(step)
+
+    def read(self, timeout_s: float) -> DeviceFrame:
+        """Return the newest frame, waiting for one where none is ready.
+
+        Raises:
+            DeviceError: if none came within the time, the device is lost, or `interrupt` was called.
+        """
+        link = self._link
+        if link is None:
+            raise _not_open()
+        until = time.monotonic() + timeout_s
+        while True:
+            if self._interrupted.is_set():
+                raise DeviceError("the OAK camera was interrupted")
+            with _telling("read a frame"):
+                frames, running = link.frames(), link.running()
+            if frames:
+                self._latest = frames[-1]
+                return self._frame(self._latest)
+            if not running:
+                raise DeviceError("the OAK camera is lost: is it unplugged, or without power?")
+            if time.monotonic() >= until:
+                raise DeviceError(f"the OAK camera gave no frame within {timeout_s:g} s")
+            self._interrupted.wait(POLL_S)
+
+    def interrupt(self) -> None:
+        """Make `read`, or `__enter__` once the device has booted, under way on another thread, end soon."""
+        self._interrupted.set()
+
+    def __enter__(self) -> DepthaiDevice:
+        """Boot the camera, start it with manual focus, wait for a frame, and hold exposure and white balance.
+
+        Raises:
+            CameraError: if depthai is missing, or the camera cannot do what it must.
+            DeviceError: if it is absent, in use, stalled or lost.
+        """
+        if self._device is not None:
+            raise CameraError("expected a closed camera, this one is open already")
+        self._reset()
+        self._interrupted.clear()
+        self._notes = []
+        try:
+            self._open()
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop and close the camera."""
+        self._close()
+
+    def _open(self) -> None:
+        c = self.config
+        self._dai = dai = _library()
+        self._boot(dai)
+        socket = self._find_socket(dai)
+        with _telling("start the camera"):
+            self._link = open_link(dai, self._device, socket, (c.width, c.height), c.rate_hz)
+        self._send("setAutoFocusMode", dai.CameraControl.AutoFocusMode.OFF)
+        self.move_to(START_POSITION)
+        manual = c.exposure_s > 0.0 and c.gain > 0.0
+        if manual:
+            self._expose(c.exposure_s, c.gain)
+        started_s = time.monotonic()
+        self.read(max(FIRST_FRAME_S, c.frame_timeout_s))
+        if c.hold_exposure or (not manual and (c.exposure_s > 0.0 or c.gain > 0.0)):
+            while time.monotonic() < started_s + c.auto_time_s:
+                self.read(c.frame_timeout_s)
+            self._hold(manual)
+        for _ in range(FRAMES_TO_APPLY):
+            self.read(c.frame_timeout_s)
+        self._check_exposure()
+
+    def _boot(self, dai: Any) -> None:
+        wanted = self.config.device_id
+        with _telling(f"open the camera {wanted or '(the first found)'}; is another program using it?"):
+            # To look for a camera that is not there takes `Device` 12 s, which nobody can interrupt.
+            if not wanted and not dai.Device.getAllAvailableDevices():
+                raise DeviceError(
+                    "found no OAK camera that is free: check cable and power, and for USB the udev rule of "
+                    "https://docs.luxonis.com"
+                )
+            self._device = dai.Device(dai.DeviceInfo(wanted)) if wanted else dai.Device()
+
+    def _find_socket(self, dai: Any) -> Any:
+        """Return the board socket, of a sensor with a motorised lens."""
+        c = self.config
+        with _telling("list the sensors"):
+            features = {f.socket: f for f in self._device.getConnectedCameraFeatures()}
+        socket = getattr(dai.CameraBoardSocket, c.socket)
+        if socket not in features:
+            raise CameraError(
+                f"expected a sensor at {c.socket}, this camera has {[s.name for s in features]}: set socket"
+            )
+        found = features[socket]
+        if not found.hasAutofocus:
+            movable = [s.name for s, f in features.items() if f.hasAutofocus]
+            raise CameraError(
+                f"the {found.sensorName} at {c.socket} has a fixed focus (FF), sensors with a lens that moves: "
+                f"{movable or 'none'}; set socket, or take an OAK camera with autofocus (AF)"
+            )
+        return socket
+
+    def _send(self, command: str, *values: Any) -> None:
+        """Send one command; several in one message would leave their order to the camera."""
+        if self._link is None:
+            raise _not_open()
+        with _telling(f"send {command}{values}"):
+            control = self._dai.CameraControl()
+            getattr(control, command)(*values)
+            self._link.send(control)
+
+    def _expose(self, exposure_s: float, gain: float) -> None:
+        self._send("setManualExposure", round(exposure_s * 1e6), round(gain))
+
+    def _hold(self, manual: bool) -> None:
+        c = self.config
+        if not manual and (c.exposure_s > 0.0 or c.gain > 0.0):
+            # The camera takes both or none: what was not given stays as it was automatically.
+            exposure_s = c.exposure_s or self._latest.getExposureTime().total_seconds()
+            self._expose(exposure_s, c.gain or self._latest.getSensitivity())
+            if not c.hold_exposure:
+                self._notes.append("an OAK camera takes both exposure and gain or none: both are held")
+        elif not manual:
+            self._send("setAutoExposureLock", True)
+        if c.hold_exposure:
+            self._send("setAutoWhiteBalanceLock", True)
+
+    def _check_exposure(self) -> None:
+        exposure_us = self._latest.getExposureTime().total_seconds() * 1e6
+        for name, asked, is_now in (
+            ("an exposure of {:g} us", self.config.exposure_s * 1e6, exposure_us),
+            ("ISO {:g}", self.config.gain, self._latest.getSensitivity()),
+        ):
+            if asked > 0.0 and is_now > 0.0 and abs(is_now / asked - 1.0) > AS_ASKED:
+                self._notes.append(f"the camera takes {name.format(is_now)}, not the {asked:g} asked for")
+
+    def _frame(self, frame: Any) -> DeviceFrame:
+        with _telling("read a frame"):
+            image, told = frame.getCvFrame(), int(frame.getLensPosition())
+            read_s = frame.getTimestamp().total_seconds()
+            exposure_s = frame.getExposureTime().total_seconds()
+        period_s = 1.0 / self.config.rate_hz
+        start_s = read_s - (exposure_s if exposure_s > 0.0 else period_s)
+        # -1: not known.
+        moving = self._lens.moves(float(told), start_s, read_s, period_s) if told >= 0 else None
+        return DeviceFrame(
+            image,
+            "mono8" if image.ndim == 2 else "bgr8",
+            (start_s, read_s + (self.config.readout_s or period_s)),
+            position=float(told) if told >= 0 else None,
+            moving=moving,
+            temperature_c=self._temperature(),
+        )
+
+    def _temperature(self) -> float | None:
+        now_s = time.monotonic()
+        if self.config.chip_temperature and now_s >= self._temperature_at_s:
+            self._temperature_at_s = now_s + TEMPERATURE_EVERY_S
+            try:
+                self._temperature_c = float(self._device.getChipTemperature().average)
+            except Exception as error:  # a camera that has no such sensor still takes pictures
+                self._temperature_c, self._temperature_at_s = None, float("inf")
+                self._notes.append(f"the camera does not tell its temperature: {error}")
+        return self._temperature_c
+
+    def _close(self) -> None:
+        device, link = self._device, self._link
+        self._reset()
+        try:
+            if link is not None:
+                link.close()
+            elif device is not None:
+                device.close()
+        except Exception as error:  # as much as can be closed of a device that may be lost
+            self._notes.append(f"depthai could not close the camera: {error}")
+
+
+def _library() -> Any:
+    """Return the module depthai."""
+    try:
+        return importlib.import_module("depthai")
+    except ImportError as error:
+        raise CameraError(f"cannot import depthai ({error}): `pip install depthai`") from error
+
+
+@contextmanager
+def _telling(what: str) -> Iterator[None]:
+    """Raise what depthai raises, mostly RuntimeError (X_LINK_ERROR), as DeviceError that says what failed."""
+    try:
+        yield
+    except CameraError:
+        raise
+    except Exception as error:
+        raise DeviceError(f"depthai could not {what}: {error}") from error
+
+
+def _not_open() -> CameraError:
+    return CameraError("expected an open camera: use it as `with DepthaiDevice(...) as device:`")
