@@ -32,8 +32,8 @@ def record(path: Path, args: argparse.Namespace) -> None:
     from dualfocus_ros import messages
     from dualfocus_ros.bags.writer import BagWriter
     from dualfocus_ros.camera.simulated import SimulatedCamera, SimulatedConfig
-    from dualfocus_ros.stack import FocalStackBuffer
     from dualfocus_ros.focus_sweep import FocusSweep
+    from dualfocus_ros.stack import FocalStackBuffer
     from dualfocus_ros.sweep import SweepConfig
 
     size = {"width": args.width, "height": args.width * 3 // 4, "pixel_pitch_m": 13.75e-6 * 640 / args.width}

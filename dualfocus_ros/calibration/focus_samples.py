@@ -107,7 +107,7 @@ def gather(placements: Sequence[Placement], distances_m: Sequence[FloatArray]) -
 
     Args:
         placements: as measured.
-        distances_m: of the windows of each (windows,), metres along the axis; NaN: not known.
+        distances_m: of the windows of each (windows,), metres along the axis, inf is legal; NaN: not known.
     """
     found: list[_Window] = []
     for i, (placement, z_m) in enumerate(zip(placements, distances_m, strict=True)):
@@ -141,7 +141,7 @@ def _windows(placement: Placement, direction: int, z_m: FloatArray, number: int)
     peaks = find_peaks(u, sharpness)
     off_axis = placement.off_axis()
     found = []
-    for k in np.flatnonzero(np.isfinite(peaks.positions) & np.isfinite(z_m)):
+    for k in np.flatnonzero(np.isfinite(peaks.positions) & (z_m > 0.0)):
         known = np.flatnonzero(np.isfinite(sharpness[:, k]))
         e = sharpness[known, k]
         first, last = near_top(e, int(e.argmax()), NEAR_PEAK)

@@ -11,7 +11,7 @@ import numpy as np
 from dualfocus_ros.calibration.focus_curve import FittedCurve, fit_curve
 from dualfocus_ros.calibration.focus_samples import FocusPoints, gather
 from dualfocus_ros.calibration.intrinsics import Adjusted, adjust
-from dualfocus_ros.calibration.placements import Placement
+from dualfocus_ros.calibration.placements import RUN_UP_PART, Placement
 from dualfocus_ros.calibration.sharpness import FloatArray
 from dualfocus_ros.camera.target_board import Board
 from dualfocus_ros.errors import CalibrationError
@@ -157,6 +157,12 @@ def _notes(points: FocusPoints, curve: FittedCurve) -> tuple[str, ...]:
         notes.append(
             f"placement {i + 1}: {count} of {int(own.sum())} points lie over {OUTLIER_DPT} dpt off the curve; "
             "did something move?"
+        )
+    span = float(np.ptp(points.position))
+    if curve.hysteresis > RUN_UP_PART * span:
+        notes.append(
+            f"the lens lags by {curve.hysteresis:.3g} units, more than the sweeps allow for: the "
+            "hysteresis may be larger still"
         )
     if curve.reference_c is None and np.abs(curve.drift_dpt).sum() > OUTLIER_DPT:
         notes.append(

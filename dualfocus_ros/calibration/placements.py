@@ -28,6 +28,8 @@ WINDOW_PART = 0.45
 LEAST_WINDOW_PX, MAX_WINDOW_PX = 5.0, 24.0
 # The fine sweep goes over the positions where something is sharp, and this part of the range farther.
 MARGIN_PART = 0.06
+# A lens with play has followed to the side that it was led to after this part of the range.
+RUN_UP_PART = 0.08
 # Without a board, so many windows along each axis of the middle half of the picture.
 GRID = 6
 
@@ -98,8 +100,11 @@ class Placement:
 
     @property
     def windows_in_focus(self) -> int:
-        """How many windows came into focus, and went out of it, within the sweep up."""
-        order = sorted((s.position, i) for i, s in enumerate(self.shots) if s.direction == 1)
+        """How many windows came into focus, and went out of it, within a sweep."""
+        return max(self._in_focus(1), self._in_focus(-1))
+
+    def _in_focus(self, direction: int) -> int:
+        order = sorted((s.position, i) for i, s in enumerate(self.shots) if s.direction == direction)
         u = np.array([position for position, _ in order])
         peaks = find_peaks(u, self.sharpness[[i for _, i in order]])
         return int(np.isfinite(peaks.positions).sum())
@@ -129,14 +134,18 @@ class PlacementMeter:
         coarse = self._sweep(_even(reach.low, reach.high, self._plan.coarse), 1, progress)
         low, high = self._sharp_range(coarse)
         margin = MARGIN_PART * (reach.high - reach.low)
+        run_up = RUN_UP_PART * (reach.high - reach.low)
         low, high = max(reach.low, low - margin), min(reach.high, high + margin)
         fine = _even(low, high, self._plan.fine)
         # Each starts a little before, so that the lens comes from the same side to all of them.
-        self._take(max(reach.low, low - margin))
+        self._take(max(reach.low, low - run_up))
         up = self._sweep(fine, 1, progress)
-        self._take(min(reach.high, high + margin))
+        self._take(min(reach.high, high + run_up))
         down = self._sweep(fine[::-1], -1, progress)
-        return self._evaluate([*coarse, *up, *down], distance_m)
+        # Where there was no room for that, the lens may not have followed yet.
+        up = [taken for taken in (*coarse, *up) if taken[0].position >= reach.low + run_up]
+        down = [taken for taken in down if taken[0].position <= reach.high - run_up]
+        return self._evaluate([*up, *down], distance_m)
 
     @property
     def pictures(self) -> int:
@@ -219,7 +228,7 @@ def _tracked(shots: Sequence[Shot]) -> tuple[FloatArray, FloatArray, FloatArray]
     if len(found) < 2:
         raise CalibrationError(
             f"expected to find the board in several pictures, found it in {len(found)}: is it the board that was "
-            "told, is it in the picture, lit evenly and without glare?"
+            "told, in the picture, lit evenly, without glare, and its squares 20 pixels wide or more?"
         )
     ids = np.unique(np.concatenate([c.ids for _, c in found]))
     which = np.concatenate([np.searchsorted(ids, c.ids) for _, c in found])

@@ -96,7 +96,7 @@ def sharp_range(positions: FloatArray, sharpness: FloatArray) -> tuple[float, fl
     ends: list[int] = []
     for column in sharpness.T:
         known = np.flatnonzero(np.isfinite(column))
-        if known.size >= LEAST_POSITIONS and column[known].max() >= LEAST_CONTRAST * column[known].min():
+        if known.size >= LEAST_POSITIONS and column[known].max() > LEAST_CONTRAST * column[known].min():
             first, last = near_top(column[known], int(column[known].argmax()), RANGE_PART)
             ends += [known[first], known[last]]
     return (float(positions[min(ends)]), float(positions[max(ends)])) if ends else None
@@ -121,7 +121,7 @@ def _peak(u: FloatArray, sharpness: FloatArray) -> tuple[float, float]:
     u, e = u[known], sharpness[known]
     top = int(e.argmax())
     # At the end of the sweep the peak may lie beyond it.
-    if top in (0, len(e) - 1) or e[top] < LEAST_CONTRAST * e.min():
+    if top in (0, len(e) - 1) or e[top] <= LEAST_CONTRAST * e.min():
         return nothing
     first, last = near_top(e, top)
     if last - first + 1 < LEAST_POSITIONS:

@@ -31,8 +31,9 @@ from dualfocus_ros.camera.target_board import parse_board
 from dualfocus_ros.errors import CameraError, DeviceError, LensError
 from dualfocus_ros.types import FloatImage, Image, Intrinsics
 
-# Focus positions closer than this share a picture: of a lens at rest, and of one that moves.
-_SAME_DPT, _SAME_MOVING_DPT = 2e-3, 2e-2
+# Focus positions closer than this share a picture: of a lens at rest, and of one that moves, where those do too
+# that are closer than this part of its way during an exposure.
+_SAME_DPT, _SAME_MOVING_DPT, _SAME_PART = 2e-3, 8e-3, 0.25
 # A moving lens is seen this often during an exposure, and by this many bands of rows one after the other.
 _INSTANTS, _BANDS = 4, 6
 # Memory for pictures.
@@ -209,13 +210,14 @@ class SimulatedLensDevice:
         seen = [self._focus_dpt(float(t)) for t in span]
         if max(seen) - min(seen) < _SAME_DPT:
             return self._picture(seen[4], _SAME_DPT)
+        same_dpt = max(_SAME_MOVING_DPT, _SAME_PART * (max(seen) - min(seen)))
         rows = np.array_split(np.arange(c.height), _BANDS)
         light = np.zeros((c.height, c.width), np.float32)
         for band in rows:
             delay_s = c.readout_s * float(band.mean()) / c.height
             for instant in range(_INSTANTS):
                 time_s = start_s + delay_s + c.row_exposure_s * (instant + 0.5) / _INSTANTS
-                picture = self._picture(self._focus_dpt(time_s), _SAME_MOVING_DPT)
+                picture = self._picture(self._focus_dpt(time_s), same_dpt)
                 light[band] += picture[band] / _INSTANTS
         return light
 

@@ -16,7 +16,7 @@ from dualfocus_ros.camera.target_board import Board, parse_board
 from dualfocus_ros.types import LensModel
 
 SIZE = (640, 480)
-BOARD = parse_board("checkerboard:8x5:0.03")
+BOARD = parse_board("checkerboard:7x4:0.035")
 LENS = LensModel(0.008, 1.6, 1e-5)
 # Near and far in turns.
 POSES = (
@@ -74,7 +74,7 @@ class KnownLens:
         drift = self.dpt_per_k * (self.celsius(part) - 40.0)
         return self.curve(position - 0.5 * direction * self.play) + drift
 
-    def measure(self, poses: tuple[Pose, ...] = POSES, steps: int = 60) -> tuple[Placement, ...]:
+    def measure(self, poses: tuple[Pose, ...] = POSES, steps: int = 48) -> tuple[Placement, ...]:
         """Return what the pictures of a session would tell."""
         rng = np.random.default_rng(5)
         positions = np.linspace(0.0, 1000.0, steps)

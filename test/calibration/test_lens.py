@@ -102,16 +102,29 @@ def test_typed_distances_need_no_board_and_may_join_one() -> None:
     typed = tuple(
         replace(p, distance_m=pose.distance_m, shots=tuple(replace(s, corners=None) for s in p.shots))
         for pose in (Pose(1.05), Pose(0.5), Pose(0.25), Pose(0.17), Pose(0.33))
-        for p in lens.measure((pose,))
+        for p in lens.measure((pose,), steps=50)
     )
     alone = calibrate_lens(typed, None, LENS, name="x", unit="step", date="")
     assert alone.calibration.intrinsics == () and alone.adjusted is None
-    assert worst_dpt(alone, lens) < 0.03
+    assert worst_dpt(alone, lens) < 0.04
     both = calibrated(lens, placements=(*board[:3], typed[0], *board[3:]))
     assert worst_dpt(both, lens) < 0.03
     assert both.calibration.curve.focus_dpt[0] < 1.0
     assert worst_fx(both, lens) < FX
     assert "1 distances typed in" in both.calibration.method
+
+
+def test_what_is_infinitely_far_may_be_typed_in() -> None:
+    lens = KnownLens(curve=lambda u: -0.5 + 6.0 * u / 1000.0)
+    far = lens.measure((Pose(1e9),))[0]
+    far = replace(far, distance_m=float("inf"), shots=tuple(replace(s, corners=None) for s in far.shots))
+    result = calibrated(lens, placements=(*lens.measure(), far))
+    assert result.calibration.curve.focus_dpt[0] == pytest.approx(0.0, abs=0.03)
+    assert worst_dpt(result, lens) < 0.03
+
+
+def test_a_lens_that_lags_more_than_the_sweeps_allow_for_is_told() -> None:
+    assert any("lags" in note for note in calibrated(KnownLens(play=90.0)).notes)
 
 
 def test_boards_that_face_the_camera_do_not_tell_the_focal_length() -> None:

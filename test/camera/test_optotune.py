@@ -59,9 +59,9 @@ def test_a_frame_counts_as_settled_only_if_its_exposure_began_when_the_lens_stoo
             feed_image(device, age_s=0.012)
 
     publisher = threading.Thread(target=publish)
-    with HardwareCamera(device, calibration, device.config) as camera:
-        publisher.start()
-        try:
+    publisher.start()
+    try:
+        with HardwareCamera(device, calibration, device.config) as camera:
             for focus_dpt in (0.5, 5.0, 2.0, 2.5, 0.3):
                 camera.set_focus(1.0 / focus_dpt)
                 while (frame := camera.read()).lens_state.focus_speed_mps != 0.0:
@@ -71,9 +71,9 @@ def test_a_frame_counts_as_settled_only_if_its_exposure_began_when_the_lens_stoo
                 )
                 began_s = time.monotonic() - (time.time_ns() - frame.stamp_ns) * 1e-9
                 assert began_s >= driver.power_set_at_s + settle_s - 1e-3
-        finally:
-            done.set()
-            publisher.join()
+    finally:
+        done.set()
+        publisher.join()
 
 
 @pytest.mark.parametrize(("stamp_is", "before"), [("start", 0.0), ("middle", 0.5), ("end", 1.0)])

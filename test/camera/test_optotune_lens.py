@@ -134,7 +134,9 @@ def test_what_came_before_a_command_is_not_its_answer(driver: OptotuneStandIn) -
     for temperature_c in (20.0, 30.0):
         driver.temperature_c = temperature_c
         assert lens.set_focal_power(1.0) == temperature_c
-        time.sleep(0.03)
+        end_s = time.monotonic() + 5.0
+        while lens._port._port.in_waiting < len(driver.trailing) and time.monotonic() < end_s:
+            time.sleep(0.005)
     lens.close()
 
 

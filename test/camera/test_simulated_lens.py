@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
 
 import cv2
 import numpy as np
@@ -14,7 +16,7 @@ from dualfocus_ros.camera.simulated_actuator import settle_s
 from dualfocus_ros.camera.simulated_lens import SimulatedLensConfig, SimulatedLensDevice
 from dualfocus_ros.camera.simulated_plane import Placement, PlanePictures, Surface, disc_kernel, textured_surface
 from dualfocus_ros.camera.target_board import parse_board
-from dualfocus_ros.errors import CameraError, ParameterError
+from dualfocus_ros.errors import CameraError, DeviceError, LensError, ParameterError
 
 SIZE = (160, 120)
 # Fast, exact and steady unless a test wants otherwise.
@@ -219,6 +221,50 @@ def test_frames_come_in_real_time_where_a_rate_is_set() -> None:
     with SimulatedLensDevice(SimulatedLensConfig(**STEADY, rate_hz=40.0)) as device:
         starts = [device.read(1.0).exposure[0] for _ in range(3)]
         assert np.diff(starts).min() >= 0.025 - 1e-9
+
+
+@pytest.mark.parametrize("position", [-1.0, 1024.0, math.nan])
+def test_positions_outside_the_range_are_refused(position: float) -> None:
+    with SimulatedLensDevice(SimulatedLensConfig(**STEADY)) as device, pytest.raises(LensError, match="0 .. 1023"):
+        device.move_to(position)
+
+
+def test_a_frame_that_takes_too_long_and_one_that_is_interrupted_are_errors() -> None:
+    with SimulatedLensDevice(SimulatedLensConfig(**STEADY, rate_hz=0.5)) as device:
+        device.read(5.0)
+        with pytest.raises(DeviceError, match="0.05 s"):
+            device.read(0.05)
+        threading.Timer(0.1, device.interrupt).start()
+        began_s = time.monotonic()
+        with pytest.raises(DeviceError, match="interrupted"):
+            device.read(30.0)
+        assert time.monotonic() - began_s < 1.5
+
+
+def test_a_lens_that_swings_for_ever_never_settles() -> None:
+    config = SimulatedLensConfig(**STEADY, motion="ring", ring_hz=1.0, ring_damping=0.01)
+    assert math.isinf(SimulatedLensDevice(config).true_settle_s(300.0, 700.0, 0.01))
+
+
+def test_automatic_exposure_fits_into_every_frame_rate() -> None:
+    with SimulatedLensDevice(SimulatedLensConfig(**STEADY, rate_hz=60.0)) as device:
+        start, end = device.read(1.0).exposure
+        assert 0.0 < end - start <= 1.0 / 60.0
+
+
+def test_moving_pictures_average_over_the_exposure() -> None:
+    """The rows of a rolling shutter see the lens one after the other."""
+    config = SimulatedLensConfig(
+        **STEADY, slew_dpt_per_s=40.0, settle_s=0.0, dead_time_s=0.0, exposure_s=0.002, readout_s=0.06
+    )
+    with SimulatedLensDevice(config) as device:
+        first = settled(device, 300.0).image.astype(float)
+        device.move_to(700.0)
+        moving = device.read(1.0).image.astype(float)
+        last = settled(device, 700.0).image.astype(float)
+        top, bottom = slice(0, 12), slice(108, 120)
+        assert np.abs(moving - first)[top].mean() < 0.3 * np.abs(moving - last)[top].mean()
+        assert np.abs(moving - last)[bottom].mean() < 0.3 * np.abs(moving - first)[bottom].mean()
 
 
 @pytest.mark.parametrize(
