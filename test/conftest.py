@@ -10,6 +10,9 @@ import tempfile
 from pathlib import Path
 from typing import IO
 
+# Several test processes share the cores: threads of BLAS that wait for each other would take most of them.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import pytest
 
 from dualfocus_ros import dds

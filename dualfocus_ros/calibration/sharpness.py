@@ -21,7 +21,7 @@ NEAR_PEAK = 0.7
 RANGE_PART = 0.5
 LEAST_POSITIONS = 5
 # The highest sharpness must be so many times the lowest one, or there is nothing in focus.
-LEAST_CONTRAST = 1.6
+LEAST_CONTRAST = 1.25
 # Largest relative deviation (rms) of 1 / sharpness^2 from its parabola.
 MAX_MISFIT = 0.25
 

@@ -128,6 +128,8 @@ class PlanePictures:
         self._f_px = least_f_px
         grid = np.stack(np.meshgrid(np.arange(size[0]), np.arange(size[1])), -1).astype(np.float64) - centre_px
         self._pixels = grid
+        self._radius_px = np.hypot(grid[..., 0], grid[..., 1])
+        self._undistortion = _undistortion(radial, 1.05 * float(self._radius_px.max()) / least_f_px)
         slopes = self._slopes(least_f_px)
         self._margin = math.ceil(max(0.0, float((np.abs(slopes) * least_f_px - np.abs(grid)).max()))) + 24
         normal = placement.rotation()[:, 2]
@@ -163,15 +165,11 @@ class PlanePictures:
 
     def _slopes(self, f_px: float) -> Vector:
         """Return x/z and y/z (H, W, 2) of every pixel."""
-        distorted = self._pixels / f_px
-        k1, k2 = self._radial
-        if k1 == 0.0 and k2 == 0.0:
-            return distorted
-        slopes = distorted
-        for _ in range(8):
-            r2 = np.sum(slopes**2, axis=-1, keepdims=True)
-            slopes = distorted / (1.0 + r2 * (k1 + r2 * k2))
-        return np.asarray(slopes)
+        slopes = self._pixels / f_px
+        if self._radial == (0.0, 0.0):
+            return slopes
+        distorted, undone = self._undistortion
+        return np.asarray(slopes * np.interp(self._radius_px / f_px, distorted, undone)[..., None])
 
     def _pinhole(self, surface: Surface, placement: Placement) -> FloatImage:
         """Return the pinhole picture on the fine grid, each sample averaged over a pixel."""
@@ -230,6 +228,16 @@ def disc_kernel(diameter: float) -> FloatImage:
     side = 2 * reach + 1
     kernel = inside.reshape(side, over, side, over).sum(axis=(1, 3))
     return np.asarray(kernel / max(float(kernel.sum()), 1.0), np.float32)
+
+
+def _undistortion(radial: tuple[float, float], reach: float) -> tuple[Vector, Vector]:
+    """Return distorted radii up to `reach` or more, ascending, and by what they are to be multiplied."""
+    radius = np.linspace(1e-6, 2.0 * reach, 4001)
+    factor = 1.0 + radius**2 * (radial[0] + radius**2 * radial[1])
+    distorted = radius * factor
+    falls = np.flatnonzero(np.diff(distorted) <= 0.0)
+    end = int(falls[0]) + 1 if falls.size else radius.size
+    return distorted[:end], 1.0 / factor[:end]
 
 
 def _diameters(largest_px: float) -> Vector:

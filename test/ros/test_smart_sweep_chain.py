@@ -51,11 +51,11 @@ def test_slices_go_where_the_scene_is_and_depth_comes_of_every_sweep(tmp_path: P
         wait_until(lambda: len(depths) > before + 1, START_S, "depth of smart sweeps")
     for dpt in planned()[1:]:
         inside = (dpt > FAR_SCENE[0] - 0.05) & (dpt < FAR_SCENE[1] + 0.05)
-        assert inside.sum() >= 4  # of an even sweep it is one
+        assert inside.sum() >= 3  # of an even sweep it is one
         assert dpt[0] == pytest.approx(2.5) and dpt[-1] == pytest.approx(0.2)  # the ends are looked at, too
     full = [np.abs(dpt - FULL).max() < 1e-6 for _, dpt in got]
     assert full[0] and any(full[1:])  # the first one, and every third
-    # Depth is made of sweeps of either kind: its stamp is that of the nearest slice, which lies within the sweep.
-    stamps = {stamp_ns(d) for d in depths}
-    firsts = {stamp_ns(s) for s in states if s.velocity[0] == 0.0}
-    assert stamps <= firsts and len(stamps) >= 4
+    # Depth is made of planned sweeps: its stamp is that of the nearest slice, which lies within the sweep.
+    spans = [(a, b, dpt) for (a, _), (b, dpt) in zip(got, got[1:], strict=False)]
+    made = [dpt for a, b, dpt in spans if any(a < stamp_ns(d) <= b for d in depths)]
+    assert sum(bool(np.abs(dpt - FULL).max() > 0.05) for dpt in made) >= 2
