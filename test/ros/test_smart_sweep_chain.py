@@ -46,7 +46,11 @@ def test_slices_go_where_the_scene_is_and_depth_comes_of_every_sweep(tmp_path: P
         def planned() -> list[np.ndarray]:
             return [dpt for _, dpt in sweeps(list(states)) if np.abs(dpt - FULL).max() > 0.05]
 
-        wait_until(lambda: processes.alive() and len(planned()) >= 4, 2 * START_S, lambda: f"smart sweeps, got {sweeps(list(states))}")
+        wait_until(
+            lambda: processes.alive() and len(planned()) >= 4,
+            2 * START_S,
+            "planned sweeps",
+        )
         got, before = sweeps(list(states)), len(depths)
         wait_until(lambda: len(depths) > before + 1, START_S, "depth of smart sweeps")
     for dpt in planned()[1:]:
