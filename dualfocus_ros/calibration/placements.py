@@ -186,7 +186,7 @@ class PlacementMeter:
         if found is None:
             raise CalibrationError(
                 "expected the target to be sharp somewhere within the range of the lens, it is nowhere: is it too "
-                "near, too far, too dark, or without texture, or are the pictures too small to show blur (width, height)?"
+                "near, too far, too dark, without texture, or are the pictures too small to show blur?"
             )
         return found
 
