@@ -22,6 +22,8 @@ RANGE_PART = 0.5
 LEAST_POSITIONS = 5
 # The highest sharpness must be so many times the lowest one, or there is nothing in focus.
 LEAST_CONTRAST = 1.25
+# A peak bends by more than so many standard deviations.
+LEAST_BEND_SIGMAS = 5.0
 # Largest relative deviation (rms) of 1 / sharpness^2 from its parabola.
 MAX_MISFIT = 0.25
 
@@ -96,7 +98,11 @@ def sharp_range(positions: FloatArray, sharpness: FloatArray) -> tuple[float, fl
     ends: list[int] = []
     for column in sharpness.T:
         known = np.flatnonzero(np.isfinite(column))
-        if known.size >= LEAST_POSITIONS and column[known].max() > LEAST_CONTRAST * column[known].min():
+        if known.size < LEAST_POSITIONS:
+            continue
+        # The mean of neighbours: noise is no contrast.
+        even = np.convolve(column[known], np.full(3, 1.0 / 3.0), "valid")
+        if even.max() > LEAST_CONTRAST * even.min():
             first, last = near_top(column[known], int(column[known].argmax()), RANGE_PART)
             ends += [known[first], known[last]]
     return (float(positions[min(ends)]), float(positions[max(ends)])) if ends else None
@@ -146,5 +152,7 @@ def _fit(u: FloatArray, e: FloatArray, start: float) -> tuple[float, float]:
     if rms > MAX_MISFIT or not x.min() <= at <= x.max():
         return np.nan, np.nan
     covariance = np.linalg.inv((design * weight[:, None]).T @ (design * weight[:, None])) * rms**2
+    if a < LEAST_BEND_SIGMAS * float(np.sqrt(covariance[2, 2])):
+        return np.nan, np.nan
     slope = np.array([0.0, -1.0 / (2.0 * a), b / (2.0 * a * a)])
     return start + scale * at, scale * float(np.sqrt(slope @ covariance @ slope))
