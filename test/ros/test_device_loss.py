@@ -159,7 +159,7 @@ def test_depth_returns_after_every_loss_and_nothing_is_leaked(tmp_path: Path) ->
     print(
         f"memory {marks[WARM_UP][2]:.1f} -> {marks[-1][2]:.1f} MB, files, threads {marks[0][:2]} {marks[-1][:2]}"
     )
-    # A free machine needs less than RETURN_S every time (see what is printed); a busy one may stumble now and then.
+    # A free machine needs less than RETURN_S every time, see what is printed; a busy one may stumble now and then.
     assert np.median(took_s) < RETURN_S and max(took_s) < 2.0 * RETURN_S
     assert {d.level for d in starved} == {b"\x01"} and any("camera/image_raw" in d.message for d in starved)
     assert {m[:2] for m in marks[1:]} == {marks[1][:2]}
