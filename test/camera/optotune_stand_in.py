@@ -209,12 +209,12 @@ class OptotuneStandIn:
         if self.silent:
             return
         time.sleep(self.delay_s)
-        data = self.garbage + data
+        data, trailing = self.garbage + data, self.trailing  # what a test sets once this is read is for the next
         if not self.byte_by_byte:
             os.write(master, data)
-            if self.trailing:
+            if trailing:
                 time.sleep(0.005)
-                os.write(master, self.trailing)
+                os.write(master, trailing)
             return
         for i in range(len(data)):
             os.write(master, data[i : i + 1])
