@@ -97,7 +97,7 @@ class CameraNode(ManagedNode):
         self._moving = self._attempts = self._reopened = 0
         self._lost: DualFocusError | None = None
         self._lost_since_s = self._opened_s = 0.0
-        self._worked = False
+        self._worked = self._settings_changed = False
         self._state = "not active"
         self._make_live()
 
@@ -130,7 +130,7 @@ class CameraNode(ManagedNode):
         """Open the camera and start to sweep."""
         if self._thread is not None and self._thread.is_alive():
             raise CameraError("the camera is still busy with what it did when it was deactivated: try again")
-        self._camera = self._make_camera()  # its settings may have been changed meanwhile
+        self._renew_camera()
         self._control = SweepControl(self._sweep_config, paused=self._config.start_paused)
         self._control.set_hold_m(self._config.focus_m)
         self._planner = SmartPlanner(self._sweep_config)
@@ -160,6 +160,16 @@ class CameraNode(ManagedNode):
 
     def _make_camera(self) -> FocusCamera:
         return make_camera(self._config.driver, self._driver_configs[self._config.driver])
+
+    def _renew_camera(self) -> None:
+        """Make the camera anew where its settings were changed since it was made."""
+        if self._settings_changed:
+            self._settings_changed = False  # first: they may be changed again meanwhile
+            try:
+                self._camera = self._make_camera()
+            except BaseException:
+                self._settings_changed = True
+                raise
 
     def _feed(self) -> FrameFeed | None:
         """Return what takes the images of another node, where the driver has none of its own."""
@@ -193,8 +203,8 @@ class CameraNode(ManagedNode):
 
     def _run_camera(self, control: SweepControl) -> None:
         """Open the camera and publish its frames until it is to be left."""
-        if control.begin():  # its settings were changed
-            self._camera = self._make_camera()
+        control.begin()
+        self._renew_camera()
         assert self._camera is not None
         if control.ended:
             return
@@ -317,6 +327,7 @@ class CameraNode(ManagedNode):
     def _set_driver_config(self, config: Any) -> None:
         """Take other settings of the driver: the camera is opened anew."""
         self._driver_configs[self._config.driver] = config
+        self._settings_changed = True
         self._control.restart()
 
     def diagnose(self) -> messages.Diagnostic:
