@@ -7,7 +7,7 @@ import copy
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -59,6 +59,7 @@ class ManagedNode(LifecycleNode):  # type: ignore[misc]
         self.done = False
         self.refusal: BaseException | None = None
         self._made: list[Any] = []
+        self._heard: list[Any] = []
         self._base = parameters.declare(self, NodeConfig)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # By the steady clock: under use_sim_time without /clock, too, somebody has to say what is wrong.
@@ -159,16 +160,35 @@ class ManagedNode(LifecycleNode):  # type: ignore[misc]
             getattr(self, "_managed_entities", set()).discard(publisher)
             self.destroy_publisher(publisher)
 
-    def input(self, message_type: Any, topic: str, callback: Callable[[Any], None]) -> Any:
+    def input(
+        self, message_type: Any, topic: str, callback: Callable[[Any], None], qos: QoSProfile = INPUT_QOS
+    ) -> Any:
         """Create a subscription for sensor data; its QoS can be set by `qos_overrides` parameters."""
         with _qos_errors_of(topic):
-            return self.create_subscription(
+            subscription = self.create_subscription(
                 message_type,
                 topic,
                 callback,
-                copy.copy(INPUT_QOS),  # rclpy writes the overrides into it
+                copy.copy(qos),  # rclpy writes the overrides into it
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             )
+        self._heard.append(subscription)
+        return subscription
+
+    def destroy_input(self, subscription: Any) -> None:
+        """Destroy what `input` made."""
+        self._heard.remove(subscription)
+        self.destroy_subscription(subscription)
+
+    def why_silent(self, topic: str) -> str:
+        """Return in words why nothing comes on an input, as far as the middleware knows."""
+        name = self.resolve_topic_name(topic)
+        known = self.count_publishers(name)
+        if not known:
+            return f"nobody publishes {name}: does its node run, is the topic remapped, is ROS_DOMAIN_ID the same?"
+        if not any(self._matched(s) for s in self._heard if s.topic_name == name):
+            return f"the QoS of the publisher of {name} does not fit this node's: ros2 topic info -v {name}"
+        return f"{name} has a publisher that sends nothing"
 
     def _transit(
         self, step: Callable[[], None], undo: Callable[[], None] | None = None
@@ -190,8 +210,21 @@ class ManagedNode(LifecycleNode):  # type: ignore[misc]
             undo()
         return result
 
+    def _matched(self, subscription: Any) -> int:
+        """Return with how many publishers it is connected: those that are there and whose QoS fits."""
+        try:
+            return int(subscription.get_publisher_count())
+        except AttributeError:  # before Kilted: all that are there
+            return int(self.count_publishers(subscription.topic_name))
+
+    def _connections(self) -> dict[str, object]:
+        """Return how many publishers every input and how many subscribers every output is connected with."""
+        publishers = {f"publishers of {s.topic_name}": self._matched(s) for s in self._heard}
+        return publishers | {f"subscribers of {p.topic_name}": p.get_subscription_count() for p in self._made}
+
     def _publish_diagnostics(self) -> None:
         diagnosis = self.diagnose()
+        diagnosis = replace(diagnosis, values={**diagnosis.values, **self._connections()})
         now_ns = self.get_clock().now().nanoseconds
         self._diagnostics.publish(messages.diagnostic_array_message([diagnosis], now_ns))
 

@@ -53,7 +53,7 @@ class CameraInputs:
             for topic in DEPTH_TOPICS:
                 wanted[topic] = (Image, partial(self._on_depth, topic, observe))
         for topic in [t for t in self._subscriptions if t not in wanted]:
-            self._node.destroy_subscription(self._subscriptions.pop(topic))
+            self._node.destroy_input(self._subscriptions.pop(topic))
         for topic, (kind, callback) in wanted.items():
             if topic not in self._subscriptions:
                 self._subscriptions[topic] = self._node.input(kind, topic, callback)

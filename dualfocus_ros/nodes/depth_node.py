@@ -138,7 +138,7 @@ class DepthNode(ManagedNode):
     def deactivate(self) -> None:
         """Unsubscribe and stop the worker."""
         for subscription in self._inputs.values():
-            self.destroy_subscription(subscription)
+            self.destroy_input(subscription)
         self._inputs = {}
         if self._worker is not None and self._worker.stop(timeout_s=1.0):
             self._worker = None
@@ -336,11 +336,7 @@ class DepthNode(ManagedNode):
         timeout_s = self._config.input_timeout_s
         silent = [n for n in self._inputs if self._rates[n].silent_for_s() > timeout_s]
         if silent:
-            names = ", ".join(self.resolve_topic_name(n) for n in silent)
-            return 1, (
-                f"no message for {timeout_s:g} s on {names}: is the camera node running, is the topic remapped, "
-                "and does its QoS fit (ros2 topic info -v)?"
-            )
+            return 1, f"no message for {timeout_s:g} s: {'; '.join(map(self.why_silent, silent))}"
         kept = self._estimator.alignment.trouble if self._estimator is not None else ""
         if kept:
             return 1, kept

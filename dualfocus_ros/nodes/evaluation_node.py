@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image, JointState
 
 from dualfocus_ros import messages, parameters
@@ -32,6 +33,8 @@ DEPTH, CONFIDENCE, TRUTH, LENS = (
 )
 # Stamp, depth, and confidence where it came.
 Scored = tuple[int, FloatImage, FloatImage | None]
+# Scoring one depth takes longer than a frame; what comes meanwhile waits here.
+INPUT_QOS = QoSProfile(depth=30, reliability=ReliabilityPolicy.BEST_EFFORT)
 # A confidence that comes so many depths later does not come.
 MOST_WAITING = 8
 
@@ -116,14 +119,14 @@ class EvaluationNode(ManagedNode):
             (Image, TRUTH, self._on_truth),
             (JointState, LENS, self._on_lens),
         ):
-            self._inputs.append(self.input(kind, topic, callback))
+            self._inputs.append(self.input(kind, topic, callback, INPUT_QOS))
             self._rates[topic].restart()
         parameters.refuse_unknown(self)
 
     def deactivate(self) -> None:
         """Unsubscribe and tell the result."""
         while self._inputs:
-            self.destroy_subscription(self._inputs.pop())
+            self.destroy_input(self._inputs.pop())
         self._join(final=True)
         self._score(self._matcher.finish())
         self._tell()

@@ -25,8 +25,8 @@ from dualfocus_ros.nodes.runner import run_until_stopped
 # Between two messages, /clock is published so often, in real time.
 CLOCK_STEP_S = 0.01
 POLL_S = 0.05
-# A subscriber that was just found may not have found us yet.
-MATCH_S = 0.3
+# A subscriber that was just found may not have found us yet, and others of its node may follow.
+MATCH_S = 0.5
 CLOCK_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 # Where the topics of a recording go, by their role.
 OUTPUTS: dict[str, tuple[Any, str]] = {
@@ -171,23 +171,26 @@ class ReplayNode(ManagedNode):
             self.fail(error)
 
     def _wait_for_subscribers(self) -> None:
-        """Wait until somebody listens, so that the first sweep is not lost."""
+        """Wait until somebody listens and nobody has come of late, so that the first sweep is not lost."""
         assert self._topics is not None
         self._state = "waiting for subscribers"
         roles = ["image", "camera_info", "lens", *(["truth"] if self._waits_for_truth() else [])]
         wanted = [self._outputs[getattr(self._topics, role)] for role in roles]
-        left_s = self._config.wait_s
-        while left_s > 0.0 and not all(p.get_subscription_count() for p in wanted):
+        left_s, still_s, before = self._config.wait_s, 0.0, self._subscribers()
+        while left_s > 0.0 and not (still_s >= MATCH_S and all(p.get_subscription_count() for p in wanted)):
             if not self._playhead.sleep(POLL_S):
                 return
             left_s -= POLL_S
+            now = self._subscribers()
+            still_s, before = (still_s + POLL_S if now == before else 0.0), now
         topics = (OUTPUTS[role][1] for role in roles)
         deaf = [t for t, p in zip(topics, wanted, strict=True) if not p.get_subscription_count()]
         if deaf:
             names = ", ".join(map(self.resolve_topic_name, deaf))
             self.get_logger().warning(f"nobody subscribes to {names}: is the depth node running?")
-        elif self._config.wait_s > 0.0:
-            self._playhead.sleep(MATCH_S)
+
+    def _subscribers(self) -> list[int]:
+        return [p.get_subscription_count() for p in self._outputs.values()]
 
     def _waits_for_truth(self) -> bool:
         return self._config.wait_for_truth and bool(self._topics and self._topics.truth)

@@ -221,6 +221,11 @@ class Peer:
                 return next((str(v.value) for v in status.values if v.key == key), None)
         return None
 
+    def connected(self, node: str, topic: str) -> int:
+        """Return with how many others a node says that its input or output of a topic is connected."""
+        told = self.diagnostic(node, f"publishers of {topic}") or self.diagnostic(node, f"subscribers of {topic}")
+        return int(told or 0)
+
     def client(self, kind: Any, service: str) -> Any:
         """Return the client of a service whose server is there."""
         if service not in self._clients:

@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
 FOREIGN = ("use_sim_time", "start_type_description_service", "qos_overrides.")
 LIVE = {"breathing", "max_motion_px", "normalise_exposure", "min_depth_m", "max_depth_m", "min_confidence"}
 TOPICS = ("image_topic", "camera_info_topic", "lens_topic", "truth_topic")
-LIVE_OF_DEVICES = ("exposure_s", "gain", "hold_exposure", "auto_time_s", "frame_timeout_s")
+LIVE_OF_DEVICES = ("exposure_s", "gain", "hold_exposure", "meter_again", "auto_time_s", "frame_timeout_s")
 LIVE_OF_CAMERA = {
     "focus_m",
     *(f"sweep.{f.name}" for f in dataclasses.fields(SweepConfig)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,10 +44,14 @@ from dualfocus_ros.cli import main
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(180)]
 
-DEPTH = "/dualfocus/depth"
+DEPTH, CONFIDENCE = "/dualfocus/depth", "/dualfocus/confidence"
 # Works on slices when they come, live and in a replay, and on whole stacks in `evaluate`.
 ENGINE = {"engine": "onnx"}
 SWEEPS = 6
+# What the nodes take, and from one publisher each.
+CONNECTED = {("/dualfocus", topic): 1 for topic in (IMAGE, INFO, LENS)} | {
+    ("/evaluation", topic): 1 for topic in (DEPTH, CONFIDENCE, LENS, TRUTH)
+}
 
 
 @dataclass
@@ -76,6 +81,46 @@ def _depths(got: list[Any]) -> dict[int, np.ndarray]:
     return {stamp: plane(message) for stamp, message in by_stamp(got).items()}
 
 
+class NotConnectedError(AssertionError):
+    """The middleware did not bring everybody together, as it now and then fails to on a very busy machine."""
+
+
+def _wait_until_connected(processes: Processes, peer: Peer, wanted: dict[tuple[str, str], int]) -> None:
+    """Wait until every node says that its topics are connected with so many others."""
+
+    def connected() -> bool:
+        return processes.alive() and all(peer.connected(*which) == n for which, n in wanted.items())
+
+    try:
+        wait_until(connected, START_S, lambda: str({which: peer.connected(*which) for which in wanted}))
+    except AssertionError as error:
+        processes.alive()
+        raise NotConnectedError(str(error)) from error
+
+
+def _again(run: Callable[[Path], Any], folder: Path, attempts: int = 3) -> Any:
+    """Run in a new folder until everybody is connected."""
+    for attempt in range(attempts):
+        place = folder / str(attempt)
+        place.mkdir()
+        try:
+            return place, run(place)
+        except NotConnectedError as error:
+            print(f"attempt {attempt}: {error}")
+    raise AssertionError(f"not connected in {attempts} attempts")
+
+
+def _wait_for_the_last_depth(peer: Peer, depths: list[Any]) -> None:
+    """Wait until the depth node has done what it has got, and whoever listens has it."""
+    peer.diagnostics.clear()
+    wait_until(
+        lambda: peer.diagnostic("/dualfocus", "stacks completed") == str(len(depths)),
+        START_S,
+        lambda: f"{peer.diagnostic('/dualfocus', 'stacks completed')} depths, {len(depths)} came",
+    )
+    time.sleep(0.3)
+
+
 def _live(folder: Path) -> tuple[Run, str]:
     """Run the camera live while it is recorded; nothing is missed, as the camera starts last."""
     with chain(folder) as (processes, peer):
@@ -86,20 +131,17 @@ def _live(folder: Path) -> tuple[Run, str]:
         camera = processes.start("camera_node", {**SMALL, "sweep.slices": 5, "autostart": False})
         peer.change_state("/camera", Transition.TRANSITION_CONFIGURE)
 
-        def listened_to() -> bool:
-            # Depth and evaluation take the lens, depth and recorder the image, evaluation and recorder the truth.
-            counts = [peer.node.count_subscribers(t) for t in (IMAGE, INFO, LENS, TRUTH)]
-            return counts == [2, 2, 3, 2] and peer.node.count_subscribers(DEPTH) == 3
-
-        wait_until(lambda: processes.alive() and listened_to(), START_S, "subscribers of the camera")
-        time.sleep(0.5)  # those that the graph knows may still have to find each other
+        # Depth and evaluation take the lens, depth and recorder the image, evaluation and recorder the truth.
+        heard = {IMAGE: 2, INFO: 2, LENS: 3, TRUTH: 2}
+        wanted = {("/camera", topic): n for topic, n in heard.items()} | {("/dualfocus", DEPTH): 3}
+        _wait_until_connected(processes, peer, {**wanted, **CONNECTED})
         peer.change_state("/camera", Transition.TRANSITION_ACTIVATE)
         wait_until(lambda: processes.alive() and len(depths) >= SWEEPS, 60, lambda: f"depth, {len(depths)} came")
         running = wait_until(lambda: peer.diagnostic("/evaluation", "AbsRel, mean"), START_S, "running metrics")
         assert 0.0 < float(running) < 0.3
         camera.signal()
         camera.wait(10)
-        time.sleep(1.0)  # depth of the last sweep
+        _wait_for_the_last_depth(peer, depths)
         for process in (evaluation, recorder):
             process.signal()
             assert process.wait(20) == 0, process.output
@@ -107,15 +149,17 @@ def _live(folder: Path) -> tuple[Run, str]:
         return Run(_depths(depths), _scores(folder / "live.json")), recorder.output
 
 
-def _replayed(folder: Path) -> Run:
+def _replayed(bag: Path, folder: Path) -> Run:
     with chain(folder) as (processes, peer):
         depths = peer.collect(Image, DEPTH)
         processes.start("depth_node", {**ENGINE, "use_sim_time": True})
         file = folder / "replayed.json"
         evaluation = processes.start("evaluation_node", {"json": str(file), "use_sim_time": True})
-        wait_until(lambda: peer.node.count_subscribers(DEPTH) == 2, START_S, "the evaluation node")
-        replay = processes.run(COMMAND, ["replay", str(folder / "bag"), "--wait", str(START_S)])
+        replay = processes.run(COMMAND, ["replay", str(bag), "--wait", str(START_S), "--paused"])
+        _wait_until_connected(processes, peer, CONNECTED)
+        assert peer.call(SetBool, "/replay/pause", SetBool.Request(data=False)) is not None
         assert replay.wait(90) == 0, replay.output
+        _wait_for_the_last_depth(peer, depths)
         evaluation.signal()
         assert evaluation.wait(20) == 0, evaluation.output
         return Run(_depths(depths), _scores(file))
@@ -123,9 +167,10 @@ def _replayed(folder: Path) -> Run:
 
 @pytest.fixture(scope="module")
 def round_trip(tmp_path_factory: pytest.TempPathFactory) -> RoundTrip:
-    folder = tmp_path_factory.mktemp("round_trip")
-    live, output = _live(folder)
-    return RoundTrip(folder / "bag", live, _replayed(folder), output)
+    folder, (live, output) = _again(_live, tmp_path_factory.mktemp("live"))
+    bag = folder / "bag"
+    _, replayed = _again(lambda place: _replayed(bag, place), tmp_path_factory.mktemp("replayed"))
+    return RoundTrip(bag, live, replayed, output)
 
 
 def test_replay_gives_the_same_depth_as_live(round_trip: RoundTrip) -> None:
@@ -214,7 +259,7 @@ def test_all_messages_come_with_their_own_timing_and_clock(bag: Path, tmp_path: 
         assert process.wait(20) == 0, process.output
         with Bag(bag) as opened:
             duration_s, start_ns, end_ns = opened.duration_s, opened.start_ns, opened.end_ns
-        assert 0.7 * duration_s < took_s < duration_s + 1.0
+        assert 0.7 * duration_s < took_s < duration_s + 2.0
         assert len(listener.infos) == len(listener.lenses) == len(listener.truths) == 36
         clock = listener.clock_ns()
         assert clock == sorted(clock)
@@ -231,7 +276,7 @@ def test_part_of_a_recording_at_another_rate_on_another_topic(bag: Path, tmp_pat
             for topic in ("image_raw", "camera_info", "lens")
             for word in ("--remap", f"camera/{topic}:=/other/{topic}")
         ]
-        process = replay(processes, bag, "--rate", "4", "--start", "0.4", "--end", "0.8", "--no-clock", *remaps)
+        process = replay(processes, bag, "--rate", "0.25", "--start", "0.4", "--end", "0.8", "--no-clock", *remaps)
         assert process.wait(40) == 0, process.output
         with Bag(bag) as opened:
             inside = [
@@ -245,7 +290,7 @@ def test_part_of_a_recording_at_another_rate_on_another_topic(bag: Path, tmp_pat
         assert 5 < len(inside) < 31
         lasted_s = (listener.came[-1] - listener.came[0]) * 1e-9
         recorded_s = (inside[-1] - inside[0]) * 1e-9
-        assert 0.15 * recorded_s < lasted_s < 0.6 * recorded_s
+        assert 3.0 * recorded_s < lasted_s < 6.0 * recorded_s
         assert [stamp_ns(m) for m in listener.images] == inside
         assert listener.clock == []
 
