@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from dualfocus_ros import share
 from dualfocus_ros.errors import DualFocusError, ParameterError
 
 # Argument value that leaves a setting to the parameter file.
@@ -31,11 +32,72 @@ LENS_CAMERAS = (*DEVICE_PARAMETERS, "simulated_lens")
 CAMERAS = ("simulated", "folder", *LENS_CAMERAS)
 # A camera, and a lens, of somebody else's: this package only subscribes.
 EXTERNAL = "external"
+TRUE_FALSE = ["true", "false"]
+# Launch arguments that mean the same in every launch file that has them.
+SHARED_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "camera_name": {
+        "default_value": "camera",
+        "description": "Name of the camera node and prefix of its topics image_raw, camera_info and lens",
+    },
+    "stack": {
+        "default_value": "",
+        "description": "Folder of the recorded focal stack; only with camera:=folder",
+    },
+    "device": {
+        "default_value": "",
+        "description": "Which device of a real camera: path (v4l2), number (picamera2), id (depthai), serial "
+        "number (genicam) or serial port of the lens (optotune); empty: as in camera_params",
+    },
+    "lens": {
+        "default_value": "",
+        "description": "Lens file of a real camera: name in config/lenses, or path; empty: as in camera_params",
+    },
+    "image_topic": {
+        "default_value": "",
+        "description": "Topic of the images where another node publishes them: with camera:=optotune, or external",
+    },
+    "camera_info_topic": {
+        "default_value": "",
+        "description": "Topic of their camera info: with camera:=optotune, or external",
+    },
+    "namespace": {"default_value": "", "description": "Namespace of all nodes, e.g. one per camera"},
+    "rviz": {"default_value": "false", "choices": TRUE_FALSE, "description": "Show depth and points in RViz"},
+    "use_sim_time": {
+        "default_value": "false",
+        "choices": TRUE_FALSE,
+        "description": "Take the time from /clock",
+    },
+    "log_level": {
+        "default_value": "info",
+        "choices": ["debug", "info", "warn", "error", "fatal"],
+        "description": "What the nodes log",
+    },
+}
+# Arguments with the parameter file of a node, the file that the package ships, and the node.
+PARAMETER_FILES = {"camera_params": ("camera.yaml", "camera"), "depth_params": ("depth.yaml", "depth")}
 # `ros2 launch --launch-prefix` and its filter arrive as arguments.
 _LAUNCH_OWN = ("launch-prefix", "launch-prefix-filter")
 # glibc gives large buffers back to the kernel after every message by default; keeping them more than halves
 # the latency of a cloud and the CPU time of whoever takes it.
 NODE_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "268435456", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
+
+
+def shared_arguments(*names: str) -> list[Any]:
+    """Return the DeclareLaunchArgument of `SHARED_ARGUMENTS` and `PARAMETER_FILES` with these names.
+
+    Raises:
+        InputError: if a parameter file of the package is not installed.
+    """
+    from launch.actions import DeclareLaunchArgument
+
+    found = dict(SHARED_ARGUMENTS)
+    for name in PARAMETER_FILES.keys() & set(names):
+        file, node = PARAMETER_FILES[name]
+        found[name] = {
+            "default_value": str(share.shared_file("config", file)),
+            "description": f"YAML file with the parameters of the {node} node",
+        }
+    return [DeclareLaunchArgument(name, **found[name]) for name in names]
 
 
 def refuse_unknown_arguments(declared: Iterable[str], launch_file: str, argv: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironment
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-from dualfocus_ros import dds, launching, share
+from dualfocus_ros import dds, launching
 
 ARGUMENTS = [
     DeclareLaunchArgument(
@@ -19,47 +19,9 @@ ARGUMENTS = [
         "interfaces to real cameras (see device and lens), or a simulated lens to rehearse calibration with. "
         "Goes before `driver` of camera_params",
     ),
-    DeclareLaunchArgument(
-        "camera_name", default_value="camera", description="Name of the camera node and prefix of its topics"
-    ),
-    DeclareLaunchArgument(
-        "stack", default_value="", description="Folder of the recorded focal stack; only with camera:=folder"
-    ),
-    DeclareLaunchArgument(
-        "device",
-        default_value="",
-        description="Which device of a real camera: path (v4l2), number (picamera2), id (depthai), serial number "
-        "(genicam) or serial port of the lens (optotune); empty: as in camera_params",
-    ),
-    DeclareLaunchArgument(
-        "lens",
-        default_value="",
-        description="Lens file of a real camera: name in config/lenses, or path; empty: as in camera_params",
-    ),
-    DeclareLaunchArgument(
-        "image_topic",
-        default_value="",
-        description="Topic of the images where another node publishes them; only with camera:=optotune",
-    ),
-    DeclareLaunchArgument(
-        "camera_info_topic",
-        default_value="",
-        description="Topic of their camera info; only with camera:=optotune",
-    ),
-    DeclareLaunchArgument(
-        "camera_params",
-        default_value=str(share.shared_file("config", "camera.yaml")),
-        description="YAML file with the parameters of the camera node",
-    ),
-    DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node"),
-    DeclareLaunchArgument(
-        "use_sim_time", default_value="false", choices=["true", "false"], description="Take the time from /clock"
-    ),
-    DeclareLaunchArgument(
-        "log_level",
-        default_value="info",
-        choices=["debug", "info", "warn", "error", "fatal"],
-        description="What the node logs",
+    *launching.shared_arguments(
+        *("camera_name", "stack", "device", "lens", "image_topic", "camera_info_topic", "camera_params"),
+        *("namespace", "use_sim_time", "log_level"),
     ),
 ]
 NAMES = [argument.name for argument in ARGUMENTS]

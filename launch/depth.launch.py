@@ -32,35 +32,8 @@ ARGUMENTS = [
         "one of the interfaces to real cameras (see device and lens), a simulated lens to rehearse calibration, "
         "or external: none, a driver of your own publishes (see camera_name). Before driver of camera_params",
     ),
-    DeclareLaunchArgument(
-        "camera_name",
-        default_value="camera",
-        description="Name of the camera node; depth is made from its topics image_raw, camera_info and lens",
-    ),
-    DeclareLaunchArgument(
-        "stack", default_value="", description="Folder of the recorded focal stack; only with camera:=folder"
-    ),
-    DeclareLaunchArgument(
-        "device",
-        default_value="",
-        description="Which device of a real camera: path (v4l2), number (picamera2), id (depthai), serial number "
-        "(genicam) or serial port of the lens (optotune); empty: as in camera_params",
-    ),
-    DeclareLaunchArgument(
-        "lens",
-        default_value="",
-        description="Lens file of a real camera: name in config/lenses, or path; empty: as in camera_params",
-    ),
-    DeclareLaunchArgument(
-        "image_topic",
-        default_value="",
-        description="Topic of the images where another node publishes them; only with camera:=optotune or "
-        "external",
-    ),
-    DeclareLaunchArgument(
-        "camera_info_topic",
-        default_value="",
-        description="Topic of their camera info; only with camera:=optotune or external",
+    *launching.shared_arguments(
+        *("camera_name", "stack", "device", "lens", "image_topic", "camera_info_topic"),
     ),
     DeclareLaunchArgument(
         "lens_topic", default_value="", description="Topic of the lens states; only with camera:=external"
@@ -92,31 +65,7 @@ ARGUMENTS = [
         description="Where the change of the field of view with focus is taken from; params: as in depth_params. "
         "Auto is camera_info with the cameras of this package",
     ),
-    DeclareLaunchArgument(
-        "camera_params",
-        default_value=str(share.shared_file("config", "camera.yaml")),
-        description="YAML file with the parameters of the camera node",
-    ),
-    DeclareLaunchArgument(
-        "depth_params",
-        default_value=str(share.shared_file("config", "depth.yaml")),
-        description="YAML file with the parameters of the depth node",
-    ),
-    DeclareLaunchArgument(
-        "namespace", default_value="", description="Namespace of all nodes, e.g. one per camera"
-    ),
-    DeclareLaunchArgument(
-        "rviz", default_value="false", choices=["true", "false"], description="Show depth and points in RViz"
-    ),
-    DeclareLaunchArgument(
-        "use_sim_time", default_value="false", choices=["true", "false"], description="Take the time from /clock"
-    ),
-    DeclareLaunchArgument(
-        "log_level",
-        default_value="info",
-        choices=["debug", "info", "warn", "error", "fatal"],
-        description="What the nodes log",
-    ),
+    *launching.shared_arguments("camera_params", "depth_params", "namespace", "rviz", "use_sim_time", "log_level"),
 ]
 NAMES = [argument.name for argument in ARGUMENTS]
 

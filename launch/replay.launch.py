@@ -61,21 +61,7 @@ ARGUMENTS = [
         )
         for name in DEPTH_ARGUMENTS
     ),
-    DeclareLaunchArgument(
-        "depth_params",
-        default_value=str(share.shared_file("config", "depth.yaml")),
-        description="YAML file with the parameters of the depth node",
-    ),
-    DeclareLaunchArgument("namespace", default_value="", description="Namespace of all nodes"),
-    DeclareLaunchArgument(
-        "rviz", default_value="false", choices=["true", "false"], description="Show depth and points in RViz"
-    ),
-    DeclareLaunchArgument(
-        "log_level",
-        default_value="info",
-        choices=["debug", "info", "warn", "error", "fatal"],
-        description="What the nodes log",
-    ),
+    *launching.shared_arguments("depth_params", "namespace", "rviz", "log_level"),
 ]
 NAMES = [argument.name for argument in ARGUMENTS]
 
