@@ -214,6 +214,7 @@ class FocusSweep:
 
     def _sweep(self, alone: bool) -> Iterator[CameraFrame]:
         config = self._control.config
+        self._camera.prepare_sweep()
         if alone:
             self._forget_turn()
         positions = self.positions_m = self.reachable(config)

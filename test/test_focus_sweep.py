@@ -41,9 +41,13 @@ class SlowLens:
         self.focus_range_m = focus_range_m
         self.commands: list[float] = []
         self.frames = self.left = 0
+        self.prepared: list[int] = []
 
     def nearest_focus_m(self, focus_distance_m: float) -> float:
         return focus_distance_m
+
+    def prepare_sweep(self) -> None:
+        self.prepared.append(self.frames)
 
     def set_focus(self, focus_distance_m: float) -> None:
         self.commands.append(focus_distance_m)
@@ -65,6 +69,12 @@ def focus_of(frames: list[CameraFrame]) -> list[float]:
 
 def take(sweep: FocusSweep, count: int) -> list[float]:
     return focus_of(list(itertools.islice(sweep.frames(), count)))
+
+
+def test_the_camera_is_prepared_before_every_sweep_and_not_within() -> None:
+    lens = SlowLens(frames_to_settle=2)
+    take(FocusSweep(lens, THREE), 20)
+    assert lens.prepared == [0, 9, 18]
 
 
 def test_sawtooth_and_back_and_forth() -> None:

@@ -131,6 +131,7 @@ class PlacementMeter:
             DeviceError: if the device fails.
         """
         reach = self._device.focus_range
+        self._device.meter()  # the target has another place, and another light, than the last time
         coarse = self._sweep(_even(reach.low, reach.high, self._plan.coarse), 1, progress)
         low, high = self._sharp_range(coarse)
         margin = MARGIN_PART * (reach.high - reach.low)

@@ -42,6 +42,9 @@ class FocusCamera(Protocol):
         frames exposed within the settle time of its lens as moving (speed inf where it is not known).
         """
 
+    def prepare_sweep(self) -> None:
+        """Do what must not happen within a sweep, such as finding the exposure anew; may take some frames."""
+
     def interrupt(self) -> None:
         """Make `__enter__` or `read`, under way on another thread, end soon, with CameraError or a frame."""
 

@@ -16,6 +16,7 @@ from dualfocus_ros.camera.common import setting
 from dualfocus_ros.camera.depthai_links import Link, open_link
 from dualfocus_ros.camera.device import ActuatorRange, DeviceConfig, DeviceFrame, MonotonicClock
 from dualfocus_ros.camera.reported_lens import ReportedLens
+from dualfocus_ros.camera.steady import let_settle
 from dualfocus_ros.errors import CameraError, DeviceError, LensError, ParameterError
 
 SOCKET_CHOICES = ("CAM_A", "CAM_B", "CAM_C", "CAM_D", "CAM_E", "CAM_F", "CAM_G", "CAM_H")
@@ -150,6 +151,25 @@ class DepthaiDevice:
                 raise DeviceError(f"the OAK camera gave no frame within {timeout_s:g} s")
             self._interrupted.wait(POLL_S)
 
+    def meter(self) -> bool:
+        """Let the camera find what the settings leave to it of exposure, gain and white balance, and hold it.
+
+        Raises:
+            DeviceError: if the device is lost, no frame comes, or `interrupt` was called.
+        """
+        if self._link is None:
+            raise _not_open()
+        c = self.config
+        if not c.hold_exposure:
+            return False
+        if not self._manual:
+            self._send("setAutoExposureLock", False)
+            self._send("setAutoExposureEnable")
+        self._send("setAutoWhiteBalanceLock", False)
+        self._skip(FRAMES_TO_APPLY)
+        self._hold()
+        return True
+
     def interrupt(self) -> None:
         """Make `read`, or `__enter__` once the device has booted, under way on another thread, end soon."""
         self._interrupted.set()
@@ -188,18 +208,19 @@ class DepthaiDevice:
             self._link = open_link(dai, self._device, socket, (c.width, c.height), c.rate_hz)
         self._send("setAutoFocusMode", dai.CameraControl.AutoFocusMode.OFF)
         self.move_to(START_POSITION)
-        manual = c.exposure_s > 0.0 and c.gain > 0.0
-        if manual:
+        if self._manual:
             self._expose(c.exposure_s, c.gain)
-        started_s = time.monotonic()
         self.read(max(FIRST_FRAME_S, c.frame_timeout_s))
-        if c.hold_exposure or (not manual and (c.exposure_s > 0.0 or c.gain > 0.0)):
-            while time.monotonic() < started_s + c.auto_time_s:
-                self.read(c.frame_timeout_s)
-            self._hold(manual)
-        for _ in range(FRAMES_TO_APPLY):
-            self.read(c.frame_timeout_s)
+        if c.hold_exposure or (not self._manual and (c.exposure_s > 0.0 or c.gain > 0.0)):
+            self._hold()
+        else:
+            self._skip(FRAMES_TO_APPLY)
         self._check_exposure()
+
+    @property
+    def _manual(self) -> bool:
+        """Whether the settings give all of the exposure."""
+        return self.config.exposure_s > 0.0 and self.config.gain > 0.0
 
     def _boot(self, dai: Any) -> None:
         wanted = self.config.device_id
@@ -243,18 +264,24 @@ class DepthaiDevice:
     def _expose(self, exposure_s: float, gain: float) -> None:
         self._send("setManualExposure", round(exposure_s * 1e6), round(gain))
 
-    def _hold(self, manual: bool) -> None:
+    def _skip(self, frames: int) -> None:
+        for _ in range(frames):
+            self.read(self.config.frame_timeout_s)
+
+    def _hold(self) -> None:
         c = self.config
-        if not manual and (c.exposure_s > 0.0 or c.gain > 0.0):
+        let_settle(lambda: self.read(c.frame_timeout_s).image, c.auto_time_s)
+        if not self._manual and (c.exposure_s > 0.0 or c.gain > 0.0):
             # The camera takes both or none: what was not given stays as it was automatically.
             exposure_s = c.exposure_s or self._latest.getExposureTime().total_seconds()
             self._expose(exposure_s, c.gain or self._latest.getSensitivity())
             if not c.hold_exposure:
                 self._notes.append("an OAK camera takes both exposure and gain or none: both are held")
-        elif not manual:
+        elif not self._manual:
             self._send("setAutoExposureLock", True)
         if c.hold_exposure:
             self._send("setAutoWhiteBalanceLock", True)
+        self._skip(FRAMES_TO_APPLY)
 
     def _check_exposure(self) -> None:
         exposure_us = self._latest.getExposureTime().total_seconds() * 1e6

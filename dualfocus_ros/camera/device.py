@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Protocol
 
 from dualfocus_ros.camera.common import check_settings, setting
-from dualfocus_ros.errors import LensError
+from dualfocus_ros.errors import LensError, ParameterError
 from dualfocus_ros.types import Image, Intrinsics
 
 
@@ -130,6 +130,13 @@ class FocusDevice(Protocol):
         Frames come in order, and soon after their exposure: a device hands out the newest where it has several.
         """
 
+    def meter(self) -> bool:
+        """Let exposure and white balance find their values for the light of now, hold them again, and say so.
+
+        As on opening: takes up to `auto_time_s`, and the frames of that time. Errors: as above.
+        False, and nothing is done, where the images are another node's.
+        """
+
     def interrupt(self) -> None:
         """Make `__enter__` or `read`, under way on another thread, end soon, with DeviceError or a frame."""
 
@@ -155,7 +162,8 @@ class DeviceConfig:
     rate_hz: float = setting(30.0, "Frame rate to ask for.", unit="Hz", min=0.1, max=1000.0)
     exposure_s: float = setting(
         0.0,
-        "Exposure time; 0: automatic when the camera opens, then held, so that all slices are exposed alike.",
+        "Exposure time; 0: automatic when the camera opens, then held, so that all slices are exposed alike (see "
+        "meter_again).",
         unit="s",
         min=0.0,
         max=10.0,
@@ -167,6 +175,14 @@ class DeviceConfig:
     hold_exposure: bool = setting(
         True,
         "Hold exposure and white balance during the sweep; false leaves them to the camera's automatics.",
+        live=True,
+    )
+    meter_again: float = setting(
+        1.4,
+        "A sweep that is brighter or darker than the first one by more than this factor, in grey levels, has the "
+        "exposure found anew before the next sweep; 0: never.",
+        min=0.0,
+        max=255.0,
         live=True,
     )
     auto_time_s: float = setting(
@@ -188,3 +204,5 @@ class DeviceConfig:
     def __post_init__(self) -> None:
         """Check the ranges; raise ParameterError."""
         check_settings(self)
+        if 0.0 < self.meter_again <= 1.0:
+            raise ParameterError(f"expected meter_again above 1, or 0 for never, got {self.meter_again}")

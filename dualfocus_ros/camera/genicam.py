@@ -22,6 +22,7 @@ from dualfocus_ros.camera.genicam_image import PIXEL_FORMAT_CHOICES, image_of, s
 from dualfocus_ros.camera.genicam_lens import GenicamLens
 from dualfocus_ros.camera.genicam_nodes import Nodes
 from dualfocus_ros.camera.genicam_time import Arrival, Exposures
+from dualfocus_ros.camera.steady import let_settle
 from dualfocus_ros.errors import CameraError, DeviceError, ParameterError
 
 FIRST_FRAME_S = 5.0
@@ -146,6 +147,17 @@ class GenicamDevice:
                 temperature_c=self._lens.temperature_c(),
             )
 
+    def meter(self) -> bool:
+        """Let the automatics find what the settings leave to them of exposure, gain and white balance; hold it.
+
+        Raises:
+            DeviceError: if the camera is lost, no frame comes, or `interrupt` was called.
+        """
+        if self._nodes is None or self._exposures is None:
+            raise _not_open()
+        self._hold(self._nodes, self._exposures, genicam_exposure.prepare(self._nodes, self.config, self._name))
+        return True
+
     def interrupt(self) -> None:
         """Make `__enter__` or `read`, under way on another thread, end soon; opening a camera takes its time."""
         self._interrupted.set()
@@ -207,10 +219,16 @@ class GenicamDevice:
         self._exposures = exposures = Exposures(nodes, c.rate_hz)
         self._note_rate(nodes, 1.0 / exposures.period_s)
         camera.StartGrabbing(pylon.GrabStrategy_LatestImageOnly)
-        started = time.monotonic()
+        started_s = time.monotonic()
         self.read(max(FIRST_FRAME_S, c.frame_timeout_s))
-        while running and time.monotonic() < started + c.auto_time_s:
+        self._hold(nodes, exposures, running)
+        while not exposures.checked and time.monotonic() < started_s + c.auto_time_s:
             self.read(c.frame_timeout_s)
+
+    def _hold(self, nodes: Nodes, exposures: Exposures, running: bool) -> None:
+        c = self.config
+        if running:
+            let_settle(lambda: self.read(c.frame_timeout_s).image, c.auto_time_s)
         if genicam_exposure.hold(nodes, c):
             exposures.hold()
         for _ in range(FRAMES_TO_APPLY):

@@ -67,6 +67,11 @@ class CameraTime:
         """Whether counts can be related."""
         return self._latch is not None
 
+    @property
+    def checked(self) -> bool:
+        """Whether it is known if the count runs at the rate that it should."""
+        return self._checked or not self.usable
+
     def started_s(self, count: int, now_s: float) -> tuple[float, float] | None:
         """Return when the exposure began that a count tells, and how far that may be off; None: not known.
 
@@ -142,6 +147,11 @@ class Exposures:
             readout = nodes.first(*READOUTS)
             self._readout_s = float(nodes.read(readout)) * 1e-6 if readout else 0.0
         self._exposure_s: float | None = None
+
+    @property
+    def checked(self) -> bool:
+        """Whether it is known by now if the stamps of the camera can be relied on: some frames are needed."""
+        return self._time.checked
 
     def hold(self) -> None:
         """Read the exposure time, which does not change from now on."""

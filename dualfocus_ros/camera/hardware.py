@@ -14,6 +14,7 @@ from types import TracebackType
 from dualfocus_ros import image_encodings
 from dualfocus_ros.camera.device import DeviceConfig, DeviceFrame, FocusDevice
 from dualfocus_ros.camera.focus_track import FocusTrack, Motion
+from dualfocus_ros.camera.steady import LightWatch
 from dualfocus_ros.errors import CalibrationError, CameraError, DeviceError, LensError
 from dualfocus_ros.lens_calibration import LensCalibration
 from dualfocus_ros.types import CameraFrame, Intrinsics, LensModel, LensState
@@ -50,6 +51,9 @@ class HardwareCamera:
         self._lens_position = 0.0  # of the lens itself, which lags the actuator by the play
         self._temperature_c: float | None = None
         self._late = False
+        # Where something is left to the camera to find, and then held.
+        metered = config.hold_exposure and not (config.exposure_s > 0.0 and config.gain > 0.0)
+        self._light = LightWatch(config.meter_again) if metered and config.meter_again > 0.0 else None
 
     @property
     def lens(self) -> LensModel:
@@ -98,6 +102,8 @@ class HardwareCamera:
             reach = self.device.focus_range
             self._track = FocusTrack(reach.high, self.device.clock.now(), self._settle_s)
             self._late = False
+            if self._light is not None:
+                self._light.restart()
             self._move(reach.low)
             self._lens_position = reach.low + self._half_play
             self._read()  # the temperature is needed before the first move that counts
@@ -118,6 +124,18 @@ class HardwareCamera:
             if error is None:
                 raise
             self.counts["errors on closing a lost device"] += 1
+
+    def prepare_sweep(self) -> None:
+        """Have the exposure found anew where the last sweep shows that the light has changed.
+
+        Raises:
+            CameraError: if the camera is not open.
+            DeviceError: if the device fails.
+        """
+        self._opened()
+        if self._light is not None and self._light.changed():
+            self.counts["exposure found anew"] += self.device.meter()
+            self._light.restart()
 
     def interrupt(self) -> None:
         """Make `__enter__` or `read`, under way on another thread, end soon."""
@@ -160,7 +178,10 @@ class HardwareCamera:
         for _ in range(MAX_STALE_FRAMES):
             frame = self._read()
             if frame.exposure[0] >= track.told_at_s:
-                return self._camera_frame(frame, self._motion(frame, track))
+                motion = self._motion(frame, track)
+                if self._light is not None and not motion.moved:
+                    self._light.add(frame.image)
+                return self._camera_frame(frame, motion)
             self.counts["frames exposed before the lens was told to move"] += 1
         raise DeviceError(
             f"expected frames exposed after the lens was told to move, the newest of {MAX_STALE_FRAMES} was "

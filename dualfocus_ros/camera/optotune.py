@@ -129,6 +129,10 @@ class OptotuneDevice:
             stamp_ns=fed.stamp_ns,
         )
 
+    def meter(self) -> bool:
+        """Do nothing, and say so: the images are another node's, and so is their exposure."""
+        return False
+
     def interrupt(self) -> None:
         """Make `__enter__` or `read`, under way on another thread, end soon."""
         self._interrupted.set()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from dualfocus_ros.camera.common import setting
 from dualfocus_ros.camera.device import ActuatorRange, DeviceConfig, DeviceFrame, MonotonicClock
 from dualfocus_ros.camera.picamera2_controls import (
     Available,
+    automatic_controls,
     exposure_of,
     frame_period_s,
     held_controls,
@@ -27,6 +27,7 @@ from dualfocus_ros.camera.picamera2_controls import (
 )
 from dualfocus_ros.camera.picamera2_requests import Requests, libraries, telling
 from dualfocus_ros.camera.reported_lens import ReportedLens
+from dualfocus_ros.camera.steady import let_settle
 from dualfocus_ros.errors import CameraError, DeviceError, LensError, ParameterError
 from dualfocus_ros.types import Image
 
@@ -166,6 +167,23 @@ class Picamera2Device:
         self._metadata = metadata
         return self._frame(metadata, image)
 
+    def meter(self) -> bool:
+        """Let libcamera find what the settings leave to it of exposure, gain and white balance, and hold it.
+
+        Raises:
+            DeviceError: if picamera2 fails, no frame comes, or `interrupt` was called.
+        """
+        camera, c = self._camera, self.config
+        if camera is None:
+            raise _not_open()
+        if not c.hold_exposure:
+            return False
+        with telling("turn on automatic exposure and white balance"):
+            camera.set_controls(automatic_controls(c, camera.camera_controls))
+        self._skip(c.buffers + FRAMES_TO_APPLY)
+        self._hold(camera)
+        return True
+
     def interrupt(self) -> None:
         """Make `__enter__` or `read`, under way on another thread, end soon."""
         self._interrupted.set()
@@ -218,11 +236,10 @@ class Picamera2Device:
             camera.set_controls(start_controls(c, camera.camera_controls, manual, self._lens.target))
             camera.start()
         self._requests = Requests(camera, self._interrupted)
-        started_s = time.monotonic()
         self._expect(self.focus_range.high - self.focus_range.low)
         self.read(max(FIRST_FRAME_S, c.frame_timeout_s))
         if c.hold_exposure:
-            self._hold(camera, started_s + c.auto_time_s)
+            self._hold(camera)
         self._check_exposure()
 
     def _take_range(self, available: Available, model: str) -> None:
@@ -273,14 +290,16 @@ class Picamera2Device:
                 f"{c.rate_hz:g} Hz asked for"
             )
 
-    def _hold(self, camera: Any, until_s: float) -> None:
+    def _hold(self, camera: Any) -> None:
         c = self.config
-        while time.monotonic() < until_s:
-            self.read(c.frame_timeout_s)
+        let_settle(lambda: self.read(c.frame_timeout_s).image, c.auto_time_s)
         with telling("hold exposure and white balance"):
             camera.set_controls(held_controls(c, camera.camera_controls, self._metadata))
-        for _ in range(c.buffers + FRAMES_TO_APPLY):
-            self.read(c.frame_timeout_s)
+        self._skip(c.buffers + FRAMES_TO_APPLY)
+
+    def _skip(self, frames: int) -> None:
+        for _ in range(frames):
+            self.read(self.config.frame_timeout_s)
 
     def _expect(self, way_dpt: float) -> None:
         """Note how many frames it takes until the lens has gone a way, and what was left of the last."""

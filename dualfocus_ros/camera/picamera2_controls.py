@@ -49,6 +49,13 @@ def start_controls(
         "AfMode": manual_focus,
         "LensPosition": focus_dpt,
         "FrameDurationLimits": (period_us, period_us),
+    }
+    return {name: v for name, v in wanted.items() if name in available} | automatic_controls(config, available)
+
+
+def automatic_controls(config: DeviceConfig, available: Available) -> dict[str, Any]:
+    """Return the controls that leave exposure, gain and white balance to libcamera, but for what is given."""
+    wanted = {
         "AeEnable": not (config.exposure_s > 0.0 and config.gain > 0.0),
         "ExposureTime": round(config.exposure_s * 1e6),
         "AnalogueGain": float(config.gain),

@@ -93,6 +93,10 @@ class SimulatedLensDevice:
         self._clock = self._actuator = self._pictures = None
         self._kept.clear()
 
+    def meter(self) -> bool:
+        """Do nothing, and say so: its light never changes."""
+        return False
+
     def interrupt(self) -> None:
         """Make `read`, under way on another thread, end with DeviceError."""
         self._interrupted.set()

@@ -17,7 +17,7 @@ from types import TracebackType
 
 from dualfocus_ros.camera.common import setting
 from dualfocus_ros.camera.device import ActuatorRange, DeviceConfig, DeviceFrame, MonotonicClock
-from dualfocus_ros.camera.steady import SteadyBrightness
+from dualfocus_ros.camera.steady import let_settle
 from dualfocus_ros.camera.v4l2_controls import ControlKeeper
 from dualfocus_ros.camera.v4l2_find import other_nodes
 from dualfocus_ros.camera.v4l2_formats import PIXEL_FORMAT_CHOICES, SAME_RATE, Mode, image_of, negotiate
@@ -162,6 +162,24 @@ class V4l2Device:
         )
         raise DeviceError(f"{self.config.device}: no frame within {timeout_s:g} s, {came}")
 
+    def meter(self) -> bool:
+        """Let the automatics find what the settings leave to them of exposure, gain and white balance; hold it.
+
+        Raises:
+            CameraError: if a given exposure or gain is out of the camera's range.
+            DeviceError: if the device is lost, or `interrupt` was called.
+        """
+        c, keeper = self.config, self._keeper
+        if keeper is None:
+            raise _not_open()
+        if keeper.prepare():
+            let_settle(lambda: self.read(c.frame_timeout_s).image, c.auto_time_s)
+        keeper.hold()
+        self._exposure_s = keeper.exposure_s()
+        for _ in range(FRAMES_TO_APPLY):
+            self.read(c.frame_timeout_s)
+        return True
+
     def interrupt(self) -> None:
         """Make `__enter__` or `read`, under way on another thread, end soon."""
         self._interrupted.set()
@@ -213,16 +231,9 @@ class V4l2Device:
         # Cameras such as the Logitech C920 ignore focus commands before the stream runs.
         self.read(max(FIRST_FRAME_S, c.frame_timeout_s))
         self._take_focus(keeper)
-        if keeper.prepare():
-            until, steady = time.monotonic() + c.auto_time_s, SteadyBrightness()
-            while time.monotonic() < until and not steady.add(self.read(c.frame_timeout_s).image):
-                pass
-        keeper.hold()
-        self._exposure_s = keeper.exposure_s()
+        self.meter()
         if self._exposure_s is None:
             self._notes.append("the exposure time is not known: a frame period is taken as its bound")
-        for _ in range(FRAMES_TO_APPLY):
-            self.read(c.frame_timeout_s)
 
     def _open_lens(self, camera: Node) -> None:
         path = self.config.focus_device

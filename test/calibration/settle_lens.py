@@ -116,6 +116,9 @@ class SettleLens:
     def __exit__(self, *_: object) -> None:
         pass
 
+    def meter(self) -> bool:
+        return False
+
     def interrupt(self) -> None:
         pass
 

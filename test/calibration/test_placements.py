@@ -40,6 +40,7 @@ class SweptDevice:
         self.told: list[float] = [0.0]
         self.told_s = [0.0]
         self.moving = False
+        self.metered = 0
         drawn = np.pad(BOARD.draw(20), 30, constant_values=255)
         self._picture = look(np.clip(drawn, 40, 220))
         self._sharp_at = sharp_at
@@ -59,6 +60,10 @@ class SweptDevice:
         exposure = (self.clock.time_s - PERIOD_S, self.clock.time_s - 0.02)
         return DeviceFrame(self._made[at], "mono8", exposure, at, self.moving, 20.0 + self.clock.time_s)
 
+    def meter(self) -> bool:
+        self.metered += 1
+        return True
+
     def interrupt(self) -> None:
         """Nothing to do."""
 
@@ -70,6 +75,14 @@ class SweptDevice:
 
 
 PLAN = SweepPlan(coarse=16, fine=20, settle_s=0.12)
+
+
+def test_the_light_of_every_placement_is_metered() -> None:
+    device = SweptDevice(44.0)
+    meter = PlacementMeter(device, BOARD, PLAN)
+    for count in (1, 2):
+        meter.measure()
+        assert device.metered == count
 
 
 def test_both_sweeps_come_from_one_side_and_wait_for_the_lens() -> None:

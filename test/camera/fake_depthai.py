@@ -58,6 +58,7 @@ class FakeOak:
         fail: errors to raise, by the name of the call.
         readout_s: time to read all rows.
         limits_us: of the exposure.
+        light: on the scene, by which automatic exposure is shorter.
         picture: makes the image of a lens position.
     """
 
@@ -79,6 +80,7 @@ class FakeOak:
         self.fail: dict[str, Exception] = {}
         self.readout_s = 0.002
         self.limits_us = (1, 33000)
+        self.light = 1.0
         self.picture: Callable[[float], Bgr] | None = None
         for name, value in behaviour.items():
             if not hasattr(self, name):

@@ -82,6 +82,9 @@ class CameraControl:
     def setManualExposure(self, exposureTimeUs: int, sensitivityIso: int) -> CameraControl:
         return self._set("exposure", (_integer(exposureTimeUs, 1, 10**6), _integer(sensitivityIso, 1, 10**5)))
 
+    def setAutoExposureEnable(self) -> CameraControl:
+        return self._set("automatic exposure", True)
+
     def setAutoExposureLock(self, lock: bool) -> CameraControl:
         return self._set("exposure lock", lock)
 

@@ -75,6 +75,8 @@ class Sensor:
                 self._autofocus = value
             elif command == "exposure":
                 self._exposure = min(max(value[0], self.oak.limits_us[0]), self.oak.limits_us[1]), value[1]
+            elif command == "automatic exposure":
+                self._exposure = None
             elif command == "exposure lock":
                 self._locked = value
             else:
@@ -84,5 +86,5 @@ class Sensor:
         if self._exposure is not None:
             return self._exposure
         if not self._locked:
-            self._auto = 1000 + 50 * (number % 7), 200 + 10 * (number % 5)
+            self._auto = round((1000 + 50 * (number % 7)) / self.oak.light), 200 + 10 * (number % 5)
         return self._auto

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 from bisect import bisect_right
@@ -86,6 +87,12 @@ class Truths:
         found = min(self._all, key=lambda t: abs(t.exposure[0] - exposure[0]))
         assert abs(found.exposure[0] - exposure[0]) < 1e-4, "no frame began to be exposed then"
         return found
+
+
+def flickering(width: int, height: int) -> Callable[[float], Bgr]:
+    """Return pictures of which each has another brightness than the one before."""
+    levels = itertools.cycle((40, 120))
+    return lambda position: np.full((height, width, 3), next(levels), np.uint8)
 
 
 def plain(width: int, height: int) -> Callable[[float], Bgr]:

@@ -48,6 +48,7 @@ class FakeRaspberryPi:
         limits_us: of the frame period of the sensor's mode.
         adjusts_to: size that configure changes the image to.
         mode: size of the sensor mode.
+        light: on the scene, by which automatic exposure is shorter.
         picture: makes the image of a lens position.
     """
 
@@ -67,6 +68,7 @@ class FakeRaspberryPi:
         self.limits_us = (2000, 1_000_000)
         self.adjusts_to: tuple[int, int] | None = None
         self.mode = (2304, 1296)
+        self.light = 1.0
         self.picture: Callable[[float], Bgr] | None = None
         for name, value in behaviour.items():
             if not hasattr(self, name):

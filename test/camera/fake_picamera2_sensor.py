@@ -92,6 +92,6 @@ class Sensor:
     def _auto(self, number: int) -> tuple[float, float]:
         """Return exposure and gain for the sensor: automatics never come to rest here."""
         longest_us = self.period_s * 1e6 - 500.0
-        auto_us, auto_gain = 1000.0 + 50.0 * (number % 7), 2.0 + 0.1 * (number % 5)
+        auto_us, auto_gain = (1000.0 + 50.0 * (number % 7)) / self.pi.light, 2.0 + 0.1 * (number % 5)
         exposure_us = self._exposure_us or (auto_us if self._ae else 20000.0)
         return min(exposure_us, longest_us), self._gain or (auto_gain if self._ae else 1.0)

@@ -56,7 +56,7 @@ class ScriptedDevice:
         self.size, self.picture = size, picture
         self.commands: list[float] = []
         self.truth: list[tuple[float, float]] = []
-        self.opened = self.closed = 0
+        self.opened = self.closed = self.metered = 0
         self.lost = False
         self.stuck = False
         self._open = False
@@ -104,6 +104,12 @@ class ScriptedDevice:
         image = self.picture(self.lens(start)) if self.picture else np.zeros(self.size[::-1], np.uint8)
         told = self.actuator(end) if self.tells_position else None
         return DeviceFrame(image, "mono8", (start, end), told, temperature_c=self.temperature_c)
+
+    def meter(self) -> bool:
+        self._need()
+        self.metered += 1
+        self.read(1.0)
+        return True
 
     def interrupt(self) -> None:
         pass

@@ -116,6 +116,13 @@ def test_exposure_gain_and_white_balance_are_held(oak: FakeOak, given: tuple[flo
         assert held[0][0] == (1500 if given[0] else pytest.approx(1150, abs=150))
         assert held[0][1] == (800 if given[1] else pytest.approx(220, abs=20))
         assert device.notes == ()
+        oak.light = 0.5
+        assert seen(device) == held
+        device.meter()
+        anew = seen(device)
+        assert len(set(anew)) == 1
+        assert anew[0][0] == (1500 if given[0] else pytest.approx(2300, abs=300))
+        assert anew[0][1] == (800 if given[1] else pytest.approx(220, abs=20))
 
 
 def test_automatics_stay_on_where_nothing_is_to_be_held(oak: FakeOak) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 from depthai_helpers import device_of, settled
 from fake_depthai import FakeOak
-from fake_motor import Misuse
+from fake_motor import Misuse, flickering
 
 from dualfocus_ros.errors import CameraError, DeviceError, LensError, ParameterError
 
@@ -87,6 +87,7 @@ def test_closing_survives_an_error_and_does_not_hide_another(oak: FakeOak, call:
 @pytest.mark.parametrize("when", ["open", "read"])
 def test_interrupt_ends_a_wait(oak: FakeOak, when: str) -> None:
     device = device_of(auto_time_s=60.0 if when == "open" else 0.0)
+    oak.picture = flickering(64, 48)  # so that automatics are waited for
 
     def interrupt() -> None:
         time.sleep(0.1)

@@ -207,6 +207,13 @@ def test_exposure_is_found_by_the_automatic_and_held(faked: Faked) -> None:
         assert nodes["BalanceRatio"].values["Blue"] == 1.3
         start, end = device.read(1.0).exposure
         assert end - start == pytest.approx(FakeWorld.FOUND_EXPOSURE_US * 1e-6, abs=1e-3)
+        nodes["ExposureAuto"].finds = lambda: setattr(nodes["ExposureTime"], "value", 9000.0)  # type: ignore[attr-defined]
+        assert device.read(1.0).exposure[1] - start > 0.0 and nodes["ExposureTime"].value != 9000.0
+        device.meter()
+        assert seen == ["Continuous", "Off"] * 2
+        assert nodes["ExposureTime"].value == 9000.0
+        start, end = device.read(1.0).exposure
+        assert end - start == pytest.approx(9e-3, abs=1e-3)
     assert nodes["ExposureTime"].value == 4000.0
     nodes["ExposureAuto"].value = "Continuous"
     with GenicamDevice(config(hold_exposure=False)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,10 @@ from scripted_device import ScriptedDevice
 from dualfocus_ros import optics
 from dualfocus_ros.camera.device import ActuatorRange, DeviceConfig
 from dualfocus_ros.camera.hardware import DEFAULT_SETTLE_S, HardwareCamera
-from dualfocus_ros.errors import CalibrationError, CameraError, DeviceError, LensError
+from dualfocus_ros.errors import CalibrationError, CameraError, DeviceError, LensError, ParameterError
+from dualfocus_ros.focus_sweep import FocusSweep
 from dualfocus_ros.lens_calibration import FocusCurve, LensCalibration
+from dualfocus_ros.sweep import SweepConfig
 from dualfocus_ros.types import CameraFrame, LensModel
 
 CONFIG = DeviceConfig(width=64, height=48)
@@ -128,6 +131,61 @@ def test_the_temperature_is_known_from_the_first_move_on() -> None:
     with camera_of(device, temperature_c=25.0, dpt_per_k=0.02) as camera:
         settled(camera, 1.0)
     assert device.truth[-1][0] == pytest.approx(CURVE.position_at(0.8), abs=0.5)
+
+
+class Lit(ScriptedDevice):
+    """A device in a light that changes; its automatic exposure makes a picture of level 100 of any."""
+
+    def __init__(self) -> None:
+        self.light = self.exposure = 1.0
+        super().__init__(
+            picture=lambda at: np.full((48, 64), min(100.0 * self.light * self.exposure, 255), np.uint8)
+        )
+
+    def meter(self) -> bool:
+        super().meter()
+        self.exposure = 1.0 / self.light
+        return True
+
+
+def levels(camera: HardwareCamera, device: Lit, lights: Sequence[float]) -> list[float]:
+    """Return the level of the last picture of a sweep in each light."""
+    frames = FocusSweep(camera, SweepConfig(near_m=0.3, far_m=2.0, slices=4)).frames()
+    found = []
+    for light in lights:
+        device.light = light
+        settled = [f for f in frames_of_sweep(frames) if f.lens_state.focus_speed_mps == 0.0]
+        found.append(float(settled[-1].image.mean()))
+    return found
+
+
+def frames_of_sweep(frames: Iterator[CameraFrame], slices: int = 4) -> Iterator[CameraFrame]:
+    while slices:
+        frame = next(frames)
+        slices -= frame.lens_state.focus_speed_mps == 0.0
+        yield frame
+
+
+def test_the_exposure_is_found_anew_once_the_light_has_changed() -> None:
+    device = Lit()
+    with camera_of(device) as camera:
+        assert levels(camera, device, [1.0, 1.2, 0.8, 0.3, 0.3, 0.3, 2.0, 2.0, 2.0]) == pytest.approx(
+            [100.0, 120.0, 80.0, 30.0, 100.0, 100.0, 255.0, 100.0, 100.0], abs=1.0
+        )
+        assert device.metered == camera.counts["exposure found anew"] == 2
+        assert device.commands == [c for c in device.commands if 20.0 <= c <= 220.0 or c == 0.0]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"meter_again": 0.0}, {"hold_exposure": False}, {"exposure_s": 0.01, "gain": 2.0}]
+)
+def test_the_exposure_stays_where_it_is_not_to_be_found_anew(settings: dict[str, Any]) -> None:
+    device = Lit()
+    with HardwareCamera(device, LENS, dataclasses.replace(CONFIG, **settings)) as camera:
+        assert levels(camera, device, [1.0, 0.3, 0.3, 0.3])[-1] == pytest.approx(30.0)
+    assert device.metered == 0
+    with pytest.raises(ParameterError, match="meter_again above 1"):
+        dataclasses.replace(CONFIG, meter_again=0.9)
 
 
 def test_an_error_on_closing_does_not_hide_the_one_before() -> None:

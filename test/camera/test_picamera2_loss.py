@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from fake_motor import Misuse
+from fake_motor import Misuse, flickering
 from fake_picamera2 import FakeRaspberryPi
 from picamera2_helpers import CONFIG, device_of, settled
 
@@ -106,6 +106,7 @@ def test_closing_survives_an_error_and_does_not_hide_another(pi: FakeRaspberryPi
 @pytest.mark.parametrize("when", ["open", "read"])
 def test_interrupt_ends_a_wait(pi: FakeRaspberryPi, when: str) -> None:
     device = device_of(auto_time_s=60.0 if when == "open" else 0.0)
+    pi.picture = flickering(64, 48)  # so that automatics are waited for
 
     def interrupt() -> None:
         time.sleep(0.15)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import time
 
+import numpy as np
 import pytest
 
 pytest.importorskip("linuxpy.video.raw")
@@ -66,6 +67,28 @@ def test_what_the_automatics_find_is_held(new_names: bool, forgetful: bool) -> N
         later = [s for q, s in camera.shots.items() if q > first]
         assert {(round(s.exposure_s, 9), s.gain) for s in later} == {(0.0017, 64)}
         assert not any("POWER_LINE" in call for call in v4l2.calls)
+
+
+@pytest.mark.parametrize("gain", [0.0, 20.0])
+@pytest.mark.parametrize("forgetful", [True, False])
+def test_what_the_automatics_find_in_another_light_is_held(forgetful: bool, gain: float) -> None:
+    camera = with_controls(**MANUAL)
+    camera.forgetful = forgetful
+    before = values_of(camera)
+    with FakeV4l2(camera):
+        with V4l2Device(config(auto_time_s=0.15, gain=gain)) as device:
+            found = {**FOUND, "GAIN": round(gain) or FOUND["GAIN"]}
+            assert {key: camera.controls[key].value for key in FOUND} == found
+            camera.controls["EXPOSURE_ABSOLUTE"].target = 29
+            camera.controls["WHITE_BALANCE_TEMPERATURE"].target = 3000
+            before_s = np.ptp(device.read(2.0).exposure)
+            assert {key: camera.controls[key].value for key in FOUND} == found
+            device.meter()
+            found |= {"EXPOSURE_ABSOLUTE": 29, "WHITE_BALANCE_TEMPERATURE": 3000}
+            assert {key: camera.controls[key].value for key in FOUND} == found
+            assert np.ptp(device.read(2.0).exposure) - before_s == pytest.approx(0.0029 - 0.0017, abs=1e-6)
+            assert camera.controls["EXPOSURE_AUTO"].value == 1
+        assert values_of(camera) == before
 
 
 def test_a_camera_set_to_manual_finds_its_exposure_anew() -> None:

@@ -15,7 +15,7 @@ GREY = {"GREY": {(64, 48): (200.0,)}}
 
 
 def config(**settings: object) -> V4l2Config:
-    fast = {"width": 64, "height": 48, "rate_hz": 200.0, "auto_time_s": 0.02, "frame_timeout_s": 2.0}
+    fast = {"width": 64, "height": 48, "rate_hz": 200.0, "auto_time_s": 0.02, "frame_timeout_s": 10.0}
     return V4l2Config(**{**fast, **settings})  # type: ignore[arg-type]
 
 
