@@ -173,6 +173,22 @@ def check_layout(image: Image, encoding: str) -> None:
         )
 
 
+def luminance(image: Image, encoding: str) -> Image:
+    """Return a view of the samples that carry brightness: without those of YUV encodings that are colour only.
+
+    Args:
+        image: (H, W[, C]) in the layout of the encoding; for 4:2:0 the rows of chroma lie below.
+        encoding: a name of `ENCODINGS`; of any other, all samples are returned.
+    """
+    layout = ENCODINGS.get(encoding)
+    if layout is None:
+        return image
+    if layout.half_rows > 2:
+        return image[: image.shape[0] * 2 // layout.half_rows]
+    luma = {"COLOR_YUV2RGB_YUY2": 0, "COLOR_YUV2RGB_UYVY": 1}.get(layout.to_rgb)
+    return image if luma is None else image[..., luma]
+
+
 def bits_used(images: Sequence[Image]) -> int:
     """Return how many bits the images really use: 8, or for 16-bit containers what the brightest pixel tells.
 

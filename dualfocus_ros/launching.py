@@ -54,11 +54,11 @@ SHARED_ARGUMENTS: dict[str, dict[str, Any]] = {
     },
     "image_topic": {
         "default_value": "",
-        "description": "Topic of the images where another node publishes them: with camera:=optotune, or external",
+        "description": "Topic of the images where another node publishes them, see camera",
     },
     "camera_info_topic": {
         "default_value": "",
-        "description": "Topic of their camera info: with camera:=optotune, or external",
+        "description": "Topic of the camera info of these images",
     },
     "namespace": {"default_value": "", "description": "Namespace of all nodes, e.g. one per camera"},
     "rviz": {"default_value": "false", "choices": TRUE_FALSE, "description": "Show depth and points in RViz"},

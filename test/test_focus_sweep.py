@@ -41,13 +41,15 @@ class SlowLens:
         self.focus_range_m = focus_range_m
         self.commands: list[float] = []
         self.frames = self.left = 0
-        self.prepared: list[int] = []
+        self.prepared: list[tuple[int, bool]] = []
+        self.others_from: set[int] = set()
 
     def nearest_focus_m(self, focus_distance_m: float) -> float:
         return focus_distance_m
 
-    def prepare_sweep(self) -> None:
-        self.prepared.append(self.frames)
+    def prepare_sweep(self, whole: bool) -> bool:
+        self.prepared.append((self.frames, whole))
+        return self.frames in self.others_from
 
     def set_focus(self, focus_distance_m: float) -> None:
         self.commands.append(focus_distance_m)
@@ -74,7 +76,23 @@ def take(sweep: FocusSweep, count: int) -> list[float]:
 def test_the_camera_is_prepared_before_every_sweep_and_not_within() -> None:
     lens = SlowLens(frames_to_settle=2)
     take(FocusSweep(lens, THREE), 20)
-    assert lens.prepared == [0, 9, 18]
+    assert lens.prepared == [(0, False), (9, True), (18, True)]
+
+
+def test_frames_of_a_hold_do_not_count_as_a_sweep() -> None:
+    control = SweepControl(THREE)
+    lens = WakingLens({3: control.hold, 9: control.sweep})
+    take(FocusSweep(lens, control), 16)
+    assert lens.prepared == [(0, False), (9, False), (12, True), (15, True)]
+
+
+@pytest.mark.parametrize("at_frame", [3, 5])
+def test_where_pictures_are_others_now_the_turn_is_exposed_again(at_frame: int) -> None:
+    there_and_back = SweepConfig(near_m=0.5, far_m=2.0, slices=3, pattern="back_and_forth")
+    lens = SlowLens()
+    lens.others_from = {at_frame}
+    taken = take(FocusSweep(lens, there_and_back), at_frame + 5)
+    assert taken[at_frame:] == pytest.approx([0.5, 0.8, 2.0, 0.8, 0.5])
 
 
 def test_sawtooth_and_back_and_forth() -> None:

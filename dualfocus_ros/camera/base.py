@@ -42,8 +42,15 @@ class FocusCamera(Protocol):
         frames exposed within the settle time of its lens as moving (speed inf where it is not known).
         """
 
-    def prepare_sweep(self) -> None:
-        """Do what must not happen within a sweep, such as finding the exposure anew; may take some frames."""
+    def prepare_sweep(self, whole: bool) -> bool:
+        """Do what must not happen within a sweep, such as finding the exposure anew; may take seconds.
+
+        Args:
+            whole: whether the frames since the last call were those of one whole sweep.
+
+        Returns:
+            Whether pictures are others now, so that none from before belongs to the sweep to come.
+        """
 
     def interrupt(self) -> None:
         """Make `__enter__` or `read`, under way on another thread, end soon, with CameraError or a frame."""

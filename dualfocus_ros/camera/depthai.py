@@ -4,24 +4,24 @@
 from __future__ import annotations
 
 import importlib
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 from dualfocus_ros.camera.common import setting
 from dualfocus_ros.camera.depthai_links import Link, open_link
-from dualfocus_ros.camera.device import ActuatorRange, DeviceConfig, DeviceFrame, MonotonicClock
+from dualfocus_ros.camera.device import ActuatorRange, DeviceConfig, DeviceFrame
+from dualfocus_ros.camera.driver import AS_ASKED, Driver
 from dualfocus_ros.camera.reported_lens import ReportedLens
-from dualfocus_ros.camera.steady import let_settle
-from dualfocus_ros.errors import CameraError, DeviceError, LensError, ParameterError
+from dualfocus_ros.errors import CameraError, DeviceError, ParameterError
 
 SOCKET_CHOICES = ("CAM_A", "CAM_B", "CAM_C", "CAM_D", "CAM_E", "CAM_F", "CAM_G", "CAM_H")
 # Positions of CameraControl.setManualFocus; larger is nearer.
 POSITIONS = ActuatorRange(0.0, 255.0, 1.0, "lens position")
+# Least and greatest sensitivity of CameraControl.setManualExposure.
+ISO = (100.0, 1600.0)
 # About where these lenses are focused far away; where the lens starts.
 START_POSITION = 120.0
 # After the start, sensor and automatics take their time.
@@ -32,8 +32,6 @@ FRAMES_TO_APPLY = 6
 POLL_S = 0.002
 # Chips warm up slowly, and to ask costs a round trip.
 TEMPERATURE_EVERY_S = 2.0
-# Exposure or gain that differ by more from what was asked for are worth a note.
-AS_ASKED = 0.05
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class DepthaiConfig(DeviceConfig):
             raise ParameterError(f"expected an even width and height, got {self.width} x {self.height}")
 
 
-class DepthaiDevice:
+class DepthaiDevice(Driver):
     """Implements `FocusDevice`. Positions are those of CameraControl.setManualFocus, 0 to 255.
 
     `DeviceFrame.position` is ImgFrame.getLensPosition, where the camera told the motor to be: these lenses have no
@@ -81,10 +79,8 @@ class DepthaiDevice:
     def __init__(self, config: DepthaiConfig) -> None:
         """Take the settings; the device is opened on entering."""
         self.config = config
-        self._clock = MonotonicClock()
-        self._interrupted = threading.Event()
-        self._notes: list[str] = []
-        self._reset()
+        super().__init__(config)
+        self._range = POSITIONS  # the same for all these cameras
 
     def _reset(self) -> None:
         self._dai: Any = None
@@ -95,21 +91,6 @@ class DepthaiDevice:
         self._temperature_c: float | None = None
         self._temperature_at_s = 0.0
 
-    @property
-    def clock(self) -> MonotonicClock:
-        """The clock of the exposures."""
-        return self._clock
-
-    @property
-    def focus_range(self) -> ActuatorRange:
-        """Positions of the lens, the same for all these cameras."""
-        return POSITIONS
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What the camera could not do, sentences for people; complete once the device is open."""
-        return tuple(self._notes)
-
     def move_to(self, position: float) -> None:
         """Command a lens position; returns at once.
 
@@ -118,12 +99,9 @@ class DepthaiDevice:
             DeviceError: if the device is lost.
         """
         if self._link is None:
-            raise _not_open()
-        if not POSITIONS.low <= position <= POSITIONS.high:
-            raise LensError(
-                f"expected a focus position within {POSITIONS.low:g} .. {POSITIONS.high:g}, got {position}"
-            )
-        step = round(position)
+            raise self._not_open()
+        self._check_position(position)
+        step = round(POSITIONS.nearest(position))
         self._send("setManualFocus", step)
         self._lens.target = float(step)
 
@@ -135,7 +113,7 @@ class DepthaiDevice:
         """
         link = self._link
         if link is None:
-            raise _not_open()
+            raise self._not_open()
         until = time.monotonic() + timeout_s
         while True:
             if self._interrupted.is_set():
@@ -158,7 +136,7 @@ class DepthaiDevice:
             DeviceError: if the device is lost, no frame comes, or `interrupt` was called.
         """
         if self._link is None:
-            raise _not_open()
+            raise self._not_open()
         c = self.config
         if not c.hold_exposure:
             return False
@@ -170,36 +148,12 @@ class DepthaiDevice:
         self._hold()
         return True
 
-    def interrupt(self) -> None:
-        """Make `read`, or `__enter__` once the device has booted, under way on another thread, end soon."""
-        self._interrupted.set()
-
-    def __enter__(self) -> DepthaiDevice:
-        """Boot the camera, start it with manual focus, wait for a frame, and hold exposure and white balance.
-
-        Raises:
-            CameraError: if depthai is missing, or the camera cannot do what it must.
-            DeviceError: if it is absent, in use, stalled or lost.
-        """
-        if self._device is not None:
-            raise CameraError("expected a closed camera, this one is open already")
-        self._reset()
-        self._interrupted.clear()
-        self._notes = []
-        try:
-            self._open()
-        except BaseException:
-            self._close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop and close the camera."""
-        self._close()
+    @property
+    def _is_open(self) -> bool:
+        return self._device is not None
 
     def _open(self) -> None:
+        """Boot the camera, which nothing interrupts, start it, wait for a frame, hold exposure, white balance."""
         c = self.config
         self._dai = dai = _library()
         self._boot(dai)
@@ -210,7 +164,7 @@ class DepthaiDevice:
         self.move_to(START_POSITION)
         if self._manual:
             self._expose(c.exposure_s, c.gain)
-        self.read(max(FIRST_FRAME_S, c.frame_timeout_s))
+        self.read(max(FIRST_FRAME_S, c.patience_s))
         if c.hold_exposure or (not self._manual and (c.exposure_s > 0.0 or c.gain > 0.0)):
             self._hold()
         else:
@@ -255,7 +209,7 @@ class DepthaiDevice:
     def _send(self, command: str, *values: Any) -> None:
         """Send one command; several in one message would leave their order to the camera."""
         if self._link is None:
-            raise _not_open()
+            raise self._not_open()
         with _telling(f"send {command}{values}"):
             control = self._dai.CameraControl()
             getattr(control, command)(*values)
@@ -264,17 +218,15 @@ class DepthaiDevice:
     def _expose(self, exposure_s: float, gain: float) -> None:
         self._send("setManualExposure", round(exposure_s * 1e6), round(gain))
 
-    def _skip(self, frames: int) -> None:
-        for _ in range(frames):
-            self.read(self.config.frame_timeout_s)
-
     def _hold(self) -> None:
         c = self.config
-        let_settle(lambda: self.read(c.frame_timeout_s).image, c.auto_time_s)
+        self._let_settle()
         if not self._manual and (c.exposure_s > 0.0 or c.gain > 0.0):
-            # The camera takes both or none: what was not given stays as it was automatically.
-            exposure_s = c.exposure_s or self._latest.getExposureTime().total_seconds()
-            self._expose(exposure_s, c.gain or self._latest.getSensitivity())
+            # The camera takes both or none: what was not given is what makes the picture as bright as it was.
+            found_s, found_iso = self._latest.getExposureTime().total_seconds(), self._latest.getSensitivity()
+            exposure_s = c.exposure_s or min(found_s * found_iso / c.gain, 1.0 / c.rate_hz)
+            iso = c.gain or min(max(found_iso * found_s / c.exposure_s, ISO[0]), ISO[1])
+            self._expose(exposure_s, iso)
             if not c.hold_exposure:
                 self._notes.append("an OAK camera takes both exposure and gain or none: both are held")
         elif not self._manual:
@@ -350,7 +302,3 @@ def _telling(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise DeviceError(f"depthai could not {what}: {error}") from error
-
-
-def _not_open() -> CameraError:
-    return CameraError("expected an open camera: use it as `with DepthaiDevice(...) as device:`")

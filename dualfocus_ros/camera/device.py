@@ -131,10 +131,13 @@ class FocusDevice(Protocol):
         """
 
     def meter(self) -> bool:
-        """Let exposure and white balance find their values for the light of now, hold them again, and say so.
+        """Let exposure and white balance find their values for the light of now, and hold them again.
 
         As on opening: takes up to `auto_time_s`, and the frames of that time. Errors: as above.
-        False, and nothing is done, where the images are another node's.
+
+        Returns:
+            Whether there was anything to find: not where the settings give all or hold nothing, and not where the
+            images are another node's.
         """
 
     def interrupt(self) -> None:
@@ -179,15 +182,16 @@ class DeviceConfig:
     )
     meter_again: float = setting(
         1.4,
-        "A sweep that is brighter or darker than the first one by more than this factor, in grey levels, has the "
-        "exposure found anew before the next sweep; 0: never.",
+        "After sweeps that are brighter or darker than when the exposure was found, by more than this factor in "
+        "grey levels, it is found anew between two sweeps; 0: never.",
         min=0.0,
         max=255.0,
         live=True,
     )
     auto_time_s: float = setting(
-        1.0,
-        "Longest time that automatic exposure and white balance get before they are held.",
+        3.0,
+        "Longest time that automatic exposure and white balance get before they are held; they take less where "
+        "brightness and colour come to rest before.",
         unit="s",
         min=0.0,
         max=60.0,
@@ -200,6 +204,12 @@ class DeviceConfig:
         min=0.05,
         live=True,
     )
+
+    @property
+    def patience_s(self) -> float:
+        """How long to wait for a frame: `frame_timeout_s`, and longer where frames need it."""
+        period_s = 1.0 / self.rate_hz if self.rate_hz > 0.0 else 0.0
+        return max(self.frame_timeout_s, 2.0 * period_s + self.exposure_s)
 
     def __post_init__(self) -> None:
         """Check the ranges; raise ParameterError."""

@@ -127,8 +127,9 @@ class FolderCamera:
             ground_truth_m=self._truth_m,
         )
 
-    def prepare_sweep(self) -> None:
-        """Nothing: exposure and white balance are always the same."""
+    def prepare_sweep(self, whole: bool) -> bool:
+        """Do nothing: exposure and white balance are always the same."""
+        return False
 
     def interrupt(self) -> None:
         """Nothing to do: no call takes longer than a frame."""

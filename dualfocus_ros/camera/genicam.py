@@ -7,22 +7,20 @@ Needs PyPI pypylon 3.0 or later, imported when the device is opened.
 from __future__ import annotations
 
 import importlib
-import threading
 import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 from dualfocus_ros.camera import genicam_exposure
 from dualfocus_ros.camera.common import setting
-from dualfocus_ros.camera.device import ActuatorRange, DeviceConfig, DeviceFrame, MonotonicClock
+from dualfocus_ros.camera.device import DeviceConfig, DeviceFrame
+from dualfocus_ros.camera.driver import Driver
 from dualfocus_ros.camera.genicam_image import PIXEL_FORMAT_CHOICES, image_of, set_pixel_format, set_size
 from dualfocus_ros.camera.genicam_lens import GenicamLens
 from dualfocus_ros.camera.genicam_nodes import Nodes
 from dualfocus_ros.camera.genicam_time import Arrival, Exposures
-from dualfocus_ros.camera.steady import let_settle
 from dualfocus_ros.errors import CameraError, DeviceError, ParameterError
 
 FIRST_FRAME_S = 5.0
@@ -62,7 +60,7 @@ class GenicamConfig(DeviceConfig):
             )
 
 
-class GenicamDevice:
+class GenicamDevice(Driver):
     """Implements `FocusDevice`. Positions are values of the feature that moves the lens.
 
     Attributes:
@@ -74,13 +72,11 @@ class GenicamDevice:
         """Take the settings; the camera is opened on entering."""
         self.config = config
         self.counts: Counter[str] = Counter()
-        self._clock = MonotonicClock()
-        self._interrupted = threading.Event()
-        self._range: ActuatorRange | None = None
         self._name = "genicam camera"
-        self._reset()
+        super().__init__(config)
 
     def _reset(self) -> None:
+        self.counts.clear()
         self._pylon: Any = None
         self._genicam: Any = None
         self._camera: Any = None
@@ -91,21 +87,9 @@ class GenicamDevice:
         self._looked_s = 0.0
 
     @property
-    def clock(self) -> MonotonicClock:
-        """The clock of the exposures."""
-        return self._clock
-
-    @property
-    def focus_range(self) -> ActuatorRange:
-        """Range of the feature that moves the lens; CameraError unless the device was open once."""
-        if self._range is None:
-            raise _not_open()
-        return self._range
-
-    @property
     def notes(self) -> tuple[str, ...]:
         """What the camera could not do, sentences for people; complete once the device is open."""
-        return tuple(self._nodes.notes) if self._nodes is not None else ()
+        return (*self._notes, *(self._nodes.notes if self._nodes is not None else ()))
 
     def move_to(self, position: float) -> None:
         """Command a position; a lens that takes no command while it moves is waited for.
@@ -115,7 +99,7 @@ class GenicamDevice:
             DeviceError: if the lens refuses, or the camera is lost.
         """
         if self._lens is None:
-            raise _not_open()
+            raise self._not_open()
         self._lens.move_to(position)
 
     def read(self, timeout_s: float) -> DeviceFrame:
@@ -125,7 +109,7 @@ class GenicamDevice:
             DeviceError: if none came within the time, the camera is lost, or `interrupt` was called.
         """
         if self._exposures is None or self._lens is None:
-            raise _not_open()
+            raise self._not_open()
         until = time.monotonic() + timeout_s
         failed = self.counts[FAILED]
         while True:
@@ -154,26 +138,17 @@ class GenicamDevice:
             DeviceError: if the camera is lost, no frame comes, or `interrupt` was called.
         """
         if self._nodes is None or self._exposures is None:
-            raise _not_open()
-        self._hold(self._nodes, self._exposures, genicam_exposure.prepare(self._nodes, self.config, self._name))
-        return True
+            raise self._not_open()
+        running = genicam_exposure.prepare(self._nodes, self.config, self._name)
+        self._hold(self._nodes, self._exposures, running)
+        return running
 
-    def interrupt(self) -> None:
-        """Make `__enter__` or `read`, under way on another thread, end soon; opening a camera takes its time."""
-        self._interrupted.set()
+    @property
+    def _is_open(self) -> bool:
+        return self._camera is not None
 
-    def __enter__(self) -> GenicamDevice:
-        """Open the camera, take over its lens, wait for frames and hold the exposure.
-
-        Raises:
-            CameraError: if pypylon is missing, or the camera cannot do what it must.
-            DeviceError: if it is absent, used by another program, stalled or lost.
-        """
-        if self._camera is not None:
-            raise CameraError("expected a closed camera, this one is open already")
-        self._interrupted.clear()
-        self.counts.clear()
-        self._reset()
+    def _open(self) -> None:
+        """Open the camera, take over its lens, wait for frames and hold the exposure."""
         try:
             self._pylon, self._genicam = (importlib.import_module(f"pypylon.{m}") for m in ("pylon", "genicam"))
         except ImportError as error:
@@ -181,23 +156,11 @@ class GenicamDevice:
                 "the genicam camera needs the Python package pypylon: pip install pypylon"
             ) from error
         try:
-            self._open()
+            self._start()
         except self._genicam.GenericException as error:
-            failure = self._failure("open the camera", error)
-            self._close()
-            raise failure from error
-        except BaseException:
-            self._close()
-            raise
-        return self
+            raise self._failure("open the camera", error) from error
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Put back what was changed, as far as the camera is there, and close it."""
-        self._close()
-
-    def _open(self) -> None:
+    def _start(self) -> None:
         c, pylon = self.config, self._pylon
         factory = pylon.TlFactory.GetInstance()
         info = self._find(factory.EnumerateDevices())
@@ -220,19 +183,18 @@ class GenicamDevice:
         self._note_rate(nodes, 1.0 / exposures.period_s)
         camera.StartGrabbing(pylon.GrabStrategy_LatestImageOnly)
         started_s = time.monotonic()
-        self.read(max(FIRST_FRAME_S, c.frame_timeout_s))
+        self.read(max(FIRST_FRAME_S, c.patience_s))
         self._hold(nodes, exposures, running)
         while not exposures.checked and time.monotonic() < started_s + c.auto_time_s:
-            self.read(c.frame_timeout_s)
+            self.read(c.patience_s)
 
     def _hold(self, nodes: Nodes, exposures: Exposures, running: bool) -> None:
         c = self.config
         if running:
-            let_settle(lambda: self.read(c.frame_timeout_s).image, c.auto_time_s)
+            self._let_settle()
         if genicam_exposure.hold(nodes, c):
             exposures.hold()
-        for _ in range(FRAMES_TO_APPLY):
-            self.read(c.frame_timeout_s)
+        self._skip(FRAMES_TO_APPLY)
 
     def _find(self, found: Any) -> Any:
         wanted = self.config.serial_number
@@ -311,7 +273,3 @@ class GenicamDevice:
             camera.Close()
         with suppress(failures):
             camera.DestroyDevice()
-
-
-def _not_open() -> CameraError:
-    return CameraError("expected an open camera: use it as `with GenicamDevice(...) as device:`")

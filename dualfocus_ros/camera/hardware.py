@@ -17,7 +17,7 @@ from dualfocus_ros.camera.focus_track import FocusTrack, Motion
 from dualfocus_ros.camera.steady import LightWatch
 from dualfocus_ros.errors import CalibrationError, CameraError, DeviceError, LensError
 from dualfocus_ros.lens_calibration import LensCalibration
-from dualfocus_ros.types import CameraFrame, Intrinsics, LensModel, LensState
+from dualfocus_ros.types import CameraFrame, Image, Intrinsics, LensModel, LensState
 
 # Where calibration has not measured it: longer than the lenses of phones and webcams need.
 DEFAULT_SETTLE_S = 0.25
@@ -33,7 +33,14 @@ _INFINITY_DPT = 1e-6
 
 
 class HardwareCamera:
-    """Implements `FocusCamera` for any device whose lens was calibrated."""
+    """Implements `FocusCamera` for any device whose lens was calibrated.
+
+    Attributes:
+        device: what takes the pictures and moves the lens.
+        calibration: what the lens file says.
+        counts: what happened how often since the camera was made, in words.
+        doing: what it does besides taking pictures for the sweep, in words; empty: nothing.
+    """
 
     def __init__(self, device: FocusDevice, calibration: LensCalibration, config: DeviceConfig) -> None:
         """Take a device that is not entered.
@@ -44,6 +51,7 @@ class HardwareCamera:
         self.device = device
         self.calibration = calibration
         self.counts: Counter[str] = Counter()
+        self.doing = ""
         self._config = config
         self._lens = calibration.lens_for(config.width, config.height)
         self._half_play = 0.5 * calibration.hysteresis
@@ -102,11 +110,11 @@ class HardwareCamera:
             reach = self.device.focus_range
             self._track = FocusTrack(reach.high, self.device.clock.now(), self._settle_s)
             self._late = False
-            if self._light is not None:
-                self._light.restart()
             self._move(reach.low)
             self._lens_position = reach.low + self._half_play
-            self._read()  # the temperature is needed before the first move that counts
+            first = self._read()  # the temperature is needed before the first move that counts
+            if self._light is not None:
+                self._light.restart(_luminance(first))
             self._rest()
         except BaseException as error:
             self.__exit__(type(error), error, error.__traceback__)
@@ -125,17 +133,27 @@ class HardwareCamera:
                 raise
             self.counts["errors on closing a lost device"] += 1
 
-    def prepare_sweep(self) -> None:
-        """Have the exposure found anew where the last sweep shows that the light has changed.
+    def prepare_sweep(self, whole: bool) -> bool:
+        """Have the exposure found anew where sweeps show that the light has changed; say whether that was done.
 
         Raises:
             CameraError: if the camera is not open.
             DeviceError: if the device fails.
         """
         self._opened()
-        if self._light is not None and self._light.changed():
-            self.counts["exposure found anew"] += self.device.meter()
-            self._light.restart()
+        if self._light is None or not self._light.end_sweep(whole):
+            return False
+        self.doing = "finding the exposure"
+        try:
+            found = self.device.meter()
+        finally:
+            self.doing = ""
+        if not found:
+            self._light = None  # nothing is left to the camera
+            return False
+        self.counts["exposure found anew"] += 1
+        self._light.restart(_luminance(self._read()))
+        return True
 
     def interrupt(self) -> None:
         """Make `__enter__` or `read`, under way on another thread, end soon."""
@@ -180,7 +198,7 @@ class HardwareCamera:
             if frame.exposure[0] >= track.told_at_s:
                 motion = self._motion(frame, track)
                 if self._light is not None and not motion.moved:
-                    self._light.add(frame.image)
+                    self._light.add(_luminance(frame))
                 return self._camera_frame(frame, motion)
             self.counts["frames exposed before the lens was told to move"] += 1
         raise DeviceError(
@@ -198,9 +216,7 @@ class HardwareCamera:
 
     def _read(self) -> DeviceFrame:
         """Return the next frame of the device, and note its temperature."""
-        config = self._config
-        period_s = 1.0 / config.rate_hz if config.rate_hz > 0.0 else 0.0
-        frame = self.device.read(max(config.frame_timeout_s, 2.0 * period_s + config.exposure_s))
+        frame = self.device.read(self._config.patience_s)
         if frame.temperature_c is not None:
             self._temperature_c = frame.temperature_c
         return frame
@@ -339,3 +355,7 @@ def _picture_size(frame: DeviceFrame) -> tuple[int, int]:
     height, width = frame.image.shape[:2]
     known = image_encodings.ENCODINGS.get(frame.encoding)
     return (height * 2 // known.half_rows if known is not None else height), width
+
+
+def _luminance(frame: DeviceFrame) -> Image:
+    return image_encodings.luminance(frame.image, frame.encoding)

@@ -6,15 +6,14 @@ Needs PyPI pyserial, imported when the device is opened.
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
-from types import TracebackType
 
 from dualfocus_ros.camera.common import setting
-from dualfocus_ros.camera.device import ActuatorRange, DeviceConfig, DeviceFrame, MonotonicClock
+from dualfocus_ros.camera.device import DeviceConfig, DeviceFrame
+from dualfocus_ros.camera.driver import Driver
 from dualfocus_ros.camera.feed import FrameFeed
 from dualfocus_ros.camera.optotune_lens import OptotuneLens
-from dualfocus_ros.errors import CameraError, DeviceError, ParameterError
+from dualfocus_ros.errors import DeviceError, ParameterError
 
 STAMP_CHOICES = ("start", "middle", "end")
 # How much of the exposure lies before the stamp.
@@ -23,9 +22,19 @@ _BEFORE_STAMP = {"start": 0.0, "middle": 0.5, "end": 1.0}
 CHECK_PERIOD_S = 1.0
 
 
+_NO_EFFECT = (
+    "No effect: exposure, gain and white balance of the images are set, and held, at the camera's own node."
+)
+
+
 @dataclass(frozen=True)
 class OptotuneConfig(DeviceConfig):
     """A lens at a serial port. Exposure, gain and white balance are set, and held, at the camera's own node."""
+
+    gain: float = setting(0.0, _NO_EFFECT, min=0.0)
+    hold_exposure: bool = setting(True, _NO_EFFECT)
+    meter_again: float = setting(0.0, _NO_EFFECT, min=0.0, max=255.0)
+    auto_time_s: float = setting(3.0, _NO_EFFECT, unit="s", min=0.0, max=60.0)
 
     exposure_s: float = setting(
         0.0,
@@ -56,7 +65,7 @@ class OptotuneConfig(DeviceConfig):
             raise ParameterError(f"expected stamp_is to be one of {list(STAMP_CHOICES)}, got {self.stamp_is!r}")
 
 
-class OptotuneDevice:
+class OptotuneDevice(Driver):
     """Implements `FocusDevice`. Positions are focal powers of the liquid lens, dioptres.
 
     The driver knows only what it was told: `DeviceFrame.position` and `moving` are None.
@@ -70,24 +79,12 @@ class OptotuneDevice:
         """Take the settings; the port is opened on entering."""
         self.config = config
         self.feed = FrameFeed()
-        self._clock = MonotonicClock()
-        self._interrupted = threading.Event()
+        super().__init__(config)
+
+    def _reset(self) -> None:
         self._lens: OptotuneLens | None = None
-        self._range: ActuatorRange | None = None
         self._temperature_c: float | None = None
         self._checked_s = 0.0
-
-    @property
-    def clock(self) -> MonotonicClock:
-        """The clock of the exposures."""
-        return self._clock
-
-    @property
-    def focus_range(self) -> ActuatorRange:
-        """Focal power that the driver offers; CameraError unless the device was open once."""
-        if self._range is None:
-            raise _not_open()
-        return self._range
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -135,30 +132,21 @@ class OptotuneDevice:
 
     def interrupt(self) -> None:
         """Make `__enter__` or `read`, under way on another thread, end soon."""
-        self._interrupted.set()
+        super().interrupt()
         self.feed.interrupt()
 
-    def __enter__(self) -> OptotuneDevice:
-        """Open the port and switch the lens to focal power mode.
+    @property
+    def _is_open(self) -> bool:
+        return self._lens is not None
 
-        Raises:
-            CameraError: if pyserial is missing, or the driver or its lens cannot do it.
-            DeviceError: if the driver is absent, used by another program, silent or lost, or no lens is connected.
-        """
-        if self._lens is not None:
-            raise CameraError("expected a closed device, this one is open already")
-        self._interrupted.clear()
+    def _open(self) -> None:
+        """Open the port and switch the lens to focal power mode; DeviceError too where no lens is connected."""
         self.feed.restart()
-        self._temperature_c = None
         lens = OptotuneLens(self.config.port, self._interrupted.is_set)
         self._lens, self._range = lens, lens.reach
         self._checked_s = self._clock.now() - CHECK_PERIOD_S
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Put the mode of the driver back, as far as it is there, and close the port."""
+    def _close(self) -> None:
         lens, self._lens = self._lens, None
         # An interruption was of what is over; putting back takes a few answers of the driver.
         self._interrupted.clear()
@@ -167,11 +155,7 @@ class OptotuneDevice:
 
     def _opened(self) -> OptotuneLens:
         if self._lens is None:
-            raise _not_open()
+            raise self._not_open()
         if self._interrupted.is_set():
             raise DeviceError(f"{self.config.port}: interrupted")
         return self._lens
-
-
-def _not_open() -> CameraError:
-    return CameraError("expected an open device: use it as `with OptotuneDevice(...) as device:`")

@@ -7,15 +7,14 @@ Needs picamera2 of Raspberry Pi OS, imported when the device is opened.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 from dualfocus_ros.camera.common import setting
-from dualfocus_ros.camera.device import ActuatorRange, DeviceConfig, DeviceFrame, MonotonicClock
+from dualfocus_ros.camera.device import ActuatorRange, DeviceConfig, DeviceFrame
+from dualfocus_ros.camera.driver import AS_ASKED, Driver
 from dualfocus_ros.camera.picamera2_controls import (
     Available,
     automatic_controls,
@@ -27,8 +26,7 @@ from dualfocus_ros.camera.picamera2_controls import (
 )
 from dualfocus_ros.camera.picamera2_requests import Requests, libraries, telling
 from dualfocus_ros.camera.reported_lens import ReportedLens
-from dualfocus_ros.camera.steady import let_settle
-from dualfocus_ros.errors import CameraError, DeviceError, LensError, ParameterError
+from dualfocus_ros.errors import CameraError, DeviceError, ParameterError
 from dualfocus_ros.types import Image
 
 # From the start to the first frame: sensor, tuning and the frames that libcamera hides take well below a second.
@@ -40,8 +38,6 @@ SAME_POSITION_DPT = 1e-3
 # The position that comes with a frame is sent to the lens while the frame is processed, when it has been read out:
 # libcamera, src/ipa/rpi/common/ipa_base.cpp (fillDeviceStatus after applyControls).
 LAG_FRAMES = 1.0
-# Exposure or gain that differ by more from what was asked for are worth a note.
-AS_ASKED = 0.05
 
 
 @dataclass(frozen=True)
@@ -85,7 +81,7 @@ class Picamera2Config(DeviceConfig):
             )
 
 
-class Picamera2Device:
+class Picamera2Device(Driver):
     """Implements `FocusDevice`. Positions are values of LensPosition: nominal dioptres, 0 is infinity.
 
     `DeviceFrame.position` is the LensPosition of the frame's metadata: where libcamera had told the lens to be, at
@@ -102,11 +98,7 @@ class Picamera2Device:
     def __init__(self, config: Picamera2Config) -> None:
         """Take the settings; the camera is opened on entering."""
         self.config = config
-        self._clock = MonotonicClock()
-        self._interrupted = threading.Event()
-        self._notes: list[str] = []
-        self._range: ActuatorRange | None = None
-        self._reset()
+        super().__init__(config)
 
     def _reset(self) -> None:
         self._camera: Any = None
@@ -116,23 +108,6 @@ class Picamera2Device:
         self._period_s = self._shortest_period_s = 1.0 / self.config.rate_hz
         self._frames_to_go = 0  # until the lens is there, where frames do not tell
 
-    @property
-    def clock(self) -> MonotonicClock:
-        """The clock of the exposures."""
-        return self._clock
-
-    @property
-    def focus_range(self) -> ActuatorRange:
-        """Range of LensPosition in nominal dioptres; CameraError unless the device was open once."""
-        if self._range is None:
-            raise _not_open()
-        return self._range
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What the camera could not do, sentences for people; complete once the device is open."""
-        return tuple(self._notes)
-
     def move_to(self, position: float) -> None:
         """Command a lens position; returns at once, libcamera then moves the lens from frame to frame.
 
@@ -141,10 +116,8 @@ class Picamera2Device:
             DeviceError: if picamera2 refuses.
         """
         if self._camera is None:
-            raise _not_open()
-        r = self.focus_range
-        if not r.low <= position <= r.high:
-            raise LensError(f"expected a focus position within {r.low:g} .. {r.high:g} {r.unit}, got {position}")
+            raise self._not_open()
+        self._check_position(position)
         with telling(f"set LensPosition to {position:g}"):
             self._camera.set_controls({"LensPosition": float(position)})
         self._expect(abs(position - self._lens.target))
@@ -157,7 +130,7 @@ class Picamera2Device:
             DeviceError: if none came within the time, picamera2 fails, or `interrupt` was called.
         """
         if self._requests is None:
-            raise _not_open()
+            raise self._not_open()
         request = self._requests.take(timeout_s)
         with telling("read a frame"):
             try:
@@ -175,7 +148,7 @@ class Picamera2Device:
         """
         camera, c = self._camera, self.config
         if camera is None:
-            raise _not_open()
+            raise self._not_open()
         if not c.hold_exposure:
             return False
         with telling("turn on automatic exposure and white balance"):
@@ -186,37 +159,17 @@ class Picamera2Device:
 
     def interrupt(self) -> None:
         """Make `__enter__` or `read`, under way on another thread, end soon."""
-        self._interrupted.set()
+        super().interrupt()
         requests = self._requests
         if requests is not None:
             requests.interrupt()
 
-    def __enter__(self) -> Picamera2Device:
-        """Open and start the camera with manual focus, wait for a frame, and hold exposure and white balance.
-
-        Raises:
-            CameraError: if picamera2 is missing or too old, or the camera cannot do what it must.
-            DeviceError: if the camera is absent, in use or stalled.
-        """
-        if self._camera is not None:
-            raise CameraError("expected a closed camera, this one is open already")
-        self._reset()
-        self._interrupted.clear()
-        self._notes = []
-        try:
-            self._open()
-        except BaseException:
-            self._close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop and close the camera."""
-        self._close()
+    @property
+    def _is_open(self) -> bool:
+        return self._camera is not None
 
     def _open(self) -> None:
+        """Open and start the camera with manual focus, wait for a frame, and hold exposure and white balance."""
         picamera2, libcamera = libraries()
         c, number = self.config, self.config.camera_num
         with telling("list the cameras"):
@@ -237,7 +190,7 @@ class Picamera2Device:
             camera.start()
         self._requests = Requests(camera, self._interrupted)
         self._expect(self.focus_range.high - self.focus_range.low)
-        self.read(max(FIRST_FRAME_S, c.frame_timeout_s))
+        self.read(max(FIRST_FRAME_S, c.patience_s))
         if c.hold_exposure:
             self._hold(camera)
         self._check_exposure()
@@ -292,14 +245,10 @@ class Picamera2Device:
 
     def _hold(self, camera: Any) -> None:
         c = self.config
-        let_settle(lambda: self.read(c.frame_timeout_s).image, c.auto_time_s)
+        self._let_settle()
         with telling("hold exposure and white balance"):
             camera.set_controls(held_controls(c, camera.camera_controls, self._metadata))
         self._skip(c.buffers + FRAMES_TO_APPLY)
-
-    def _skip(self, frames: int) -> None:
-        for _ in range(frames):
-            self.read(self.config.frame_timeout_s)
 
     def _expect(self, way_dpt: float) -> None:
         """Note how many frames it takes until the lens has gone a way, and what was left of the last."""
@@ -351,7 +300,3 @@ class Picamera2Device:
             call()
         except Exception as error:
             self._notes.append(f"picamera2 could not {what} the camera: {error}")
-
-
-def _not_open() -> CameraError:
-    return CameraError("expected an open camera: use it as `with Picamera2Device(...) as device:`")

@@ -143,8 +143,9 @@ class SimulatedCamera:
         """Return what no driver knows of a slice: for tests and evaluation only."""
         return self._mechanics.at(1.0 / focus_distance_m)
 
-    def prepare_sweep(self) -> None:
-        """Nothing: exposure and white balance are always the same."""
+    def prepare_sweep(self, whole: bool) -> bool:
+        """Do nothing: exposure and white balance are always the same."""
+        return False
 
     def interrupt(self) -> None:
         """End the rendering of the scene or of a picture that is under way on another thread."""

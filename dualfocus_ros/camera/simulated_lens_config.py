@@ -28,6 +28,7 @@ class SimulatedLensConfig(DeviceConfig):
     exposure_s: float = setting(
         0.0, "Exposure time of a row; 0: automatic, 8 ms or less.", unit="s", min=0.0, max=10.0, live=True
     )
+    meter_again: float = setting(0.0, "No effect: its light never changes.", min=0.0, max=255.0)
     readout_s: float = setting(
         0.008, "Time from the first to the last row of the rolling shutter.", unit="s", min=0.0, max=1.0
     )

@@ -6,25 +6,45 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from dualfocus_ros.image_encodings import bits_used
 from dualfocus_ros.types import Image
 
 # Pictures in a row, and how much their brightness may differ: 1 % of it and half a grey level of 8 bits.
 PICTURES, RELATIVE, LEVELS = 6, 0.01, 0.5
+# Automatics take some pictures, and some time, before they begin; so long nothing counts as found.
+UNJUDGED, LEAST_S = 3, 0.3
+# Where most of a picture is brighter or darker than these levels of 8 bits, brightness hardly shows a change.
+BURNT_OUT, BLACK, MOST = 230.0, 18.0, 0.5
+# Grey levels of 8 bits below which there is nothing but noise.
+DARK = 4.0
+# Sweeps in a row in another light before the exposure is found anew: at first, and where it never lasts.
+FIRST_NEEDED, MOST_NEEDED = 2, 32
 # Every so many pixels along both axes are looked at.
 STRIDE = 8
-# Sweeps of fewer pictures at rest are taken together with the next one.
-MIN_PICTURES = 3
 
 
-def brightness(image: Image) -> npt.NDArray[np.float64]:
-    """Return the mean level of each channel of a picture (H, W[, C]) of any encoding, as 8 bits count it: (C,)."""
-    scale = 257.0 if image.dtype.itemsize == 2 else 1.0
-    samples = image[::STRIDE, ::STRIDE]
-    return np.atleast_1d(samples.mean(axis=(0, 1))) / scale
+class Levels:
+    """Reads pictures (H, W[, C]) of any encoding.
+
+    Attributes:
+        unit: what a level of 8 bits is in the pictures: 16 bits are as many as the brightest so far uses.
+    """
+
+    def __init__(self) -> None:
+        """Start with 8 bits."""
+        self.unit = 1.0
+
+    def samples(self, image: Image) -> npt.NDArray[Any]:
+        """Return some pixels, (h, w, C)."""
+        found = image[::STRIDE, ::STRIDE]
+        if image.dtype.itemsize == 2:
+            self.unit = max(self.unit, 2.0 ** (bits_used([found]) - 8))
+        return found.reshape(*found.shape[:2], -1)
 
 
 class SteadyBrightness:
@@ -32,49 +52,88 @@ class SteadyBrightness:
 
     def __init__(self) -> None:
         """Start with no picture."""
+        self._levels = Levels()
         self._means: deque[npt.NDArray[np.float64]] = deque(maxlen=PICTURES)
 
     def add(self, image: Image) -> bool:
-        """Add a picture (H, W[, C]) of any encoding; say whether it is steady by now."""
-        self._means.append(brightness(image))
+        """Add a picture (H, W[, C]) of any encoding; say whether it is steady by now.
+
+        It never is where most of the picture is burnt out or black: a change would not show.
+        """
+        samples, unit = self._levels.samples(image), self._levels.unit
+        self._means.append(samples.mean(axis=(0, 1)))
         if len(self._means) < PICTURES:
             return False
+        burnt_out, black = samples > BURNT_OUT * unit, samples < BLACK * unit
+        blind = np.maximum(burnt_out.mean(axis=(0, 1)), black.mean(axis=(0, 1)))
         means = np.stack(self._means)
-        return bool(np.all(np.ptp(means, axis=0) <= RELATIVE * means.max(axis=0) + LEVELS))
+        alike = np.ptp(means, axis=0) <= RELATIVE * means.max(axis=0) + LEVELS * unit
+        return bool(np.all(alike) and np.all(blind <= MOST))
 
 
-def let_settle(read: Callable[[], Image], longest_s: float) -> None:
-    """Read pictures until the automatics of a camera have found their values, for a time at most."""
-    until, steady = time.monotonic() + longest_s, SteadyBrightness()
-    while time.monotonic() < until and not steady.add(read()):
-        pass
+def let_settle(read: Callable[[], Image], longest_s: float) -> bool:
+    """Read pictures until the automatics of a camera have found their values, or for this time; say if they have.
+
+    Args:
+        read: returns the next picture, (H, W[, C]).
+        longest_s: how long at most, beyond the last picture.
+    """
+    start_s, steady = time.monotonic(), SteadyBrightness()
+    pictures = 0
+    while (passed_s := time.monotonic() - start_s) < longest_s:
+        image = read()
+        pictures += 1
+        if pictures > UNJUDGED and steady.add(image) and passed_s >= LEAST_S:
+            return True
+    return False
 
 
 class LightWatch:
-    """Compares the brightness of sweeps with that of the first one."""
+    """Compares the brightness of sweeps with that of a picture from when the exposure was found.
+
+    Pictures (H, W[, C]) are of what carries brightness, see `image_encodings.luminance`.
+    """
 
     def __init__(self, factor: float) -> None:
-        """Say a change where a sweep is brighter or darker by more than this factor, above 1."""
+        """Say a change where sweeps are brighter or darker by more than this factor, above 1."""
         self._factor = factor
-        self._first: float | None = None
-        self.restart()
-
-    def restart(self) -> None:
-        """Forget all: the exposure is another now."""
-        self._first = None
+        self._levels = Levels()
+        self._reference: float | None = None
         self._sum, self._pictures = 0.0, 0
+        self._needed, self._differing, self._calm = FIRST_NEEDED, 0, 0
+
+    def restart(self, image: Image) -> None:
+        """Take a picture of the exposure that was just found."""
+        self._reference = float(self._levels.samples(image).mean())
+        self._sum, self._pictures = 0.0, 0
+        self._differing = self._calm = 0
 
     def add(self, image: Image) -> None:
-        """Add a picture (H, W[, C]) of the sweep that is under way."""
-        self._sum += float(brightness(image).mean())
+        """Add a picture of the sweep that is under way."""
+        self._sum += float(self._levels.samples(image).mean())
         self._pictures += 1
 
-    def changed(self) -> bool:
-        """End a sweep; say whether its light differs from that of the first."""
-        if self._pictures < MIN_PICTURES:
-            return False
-        level = max(self._sum / self._pictures, LEVELS)
+    def end_sweep(self, whole: bool) -> bool:
+        """Say whether the exposure is to be found anew: sweeps in a row were in another light.
+
+        Where the light changes again and again, it takes more and more of them, until it is calm for as long.
+
+        Args:
+            whole: whether the pictures since the last call are those of one sweep; others say nothing.
+        """
+        pictures, level = self._pictures, self._sum / max(self._pictures, 1)
         self._sum, self._pictures = 0.0, 0
-        if self._first is None:
-            self._first = level
-        return max(level / self._first, self._first / level) > self._factor
+        if not whole or not pictures or self._reference is None:
+            return False
+        least = DARK * self._levels.unit
+        ratio = max(level, least) / max(self._reference, least)
+        if max(ratio, 1.0 / ratio) <= self._factor:
+            self._differing, self._calm = 0, self._calm + 1
+            if self._calm >= self._needed:
+                self._needed = FIRST_NEEDED
+            return False
+        self._differing, self._calm = self._differing + 1, 0
+        if self._differing < self._needed:
+            return False
+        self._needed = min(2 * self._needed, MOST_NEEDED)
+        return True

@@ -13,17 +13,16 @@ import threading
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from types import TracebackType
 
 from dualfocus_ros.camera.common import setting
-from dualfocus_ros.camera.device import ActuatorRange, DeviceConfig, DeviceFrame, MonotonicClock
-from dualfocus_ros.camera.steady import let_settle
+from dualfocus_ros.camera.device import ActuatorRange, DeviceConfig, DeviceFrame
+from dualfocus_ros.camera.driver import Driver
 from dualfocus_ros.camera.v4l2_controls import ControlKeeper
 from dualfocus_ros.camera.v4l2_find import other_nodes
 from dualfocus_ros.camera.v4l2_formats import PIXEL_FORMAT_CHOICES, SAME_RATE, Mode, image_of, negotiate
 from dualfocus_ros.camera.v4l2_node import Control, Node, failure, telling
 from dualfocus_ros.camera.v4l2_stream import Filled, LossCounter, Stream, capture_capability, exposure_of
-from dualfocus_ros.errors import CameraError, DeviceError, LensError, ParameterError
+from dualfocus_ros.errors import CameraError, DeviceError, ParameterError
 
 # USB cameras take up to two seconds from STREAMON to the first frame.
 FIRST_FRAME_S = 5.0
@@ -61,7 +60,7 @@ class V4l2Config(DeviceConfig):
             )
 
 
-class V4l2Device:
+class V4l2Device(Driver):
     """Implements `FocusDevice`. Positions are values of the control focus_absolute.
 
     V4L2 tells neither where the lens is nor whether it moves: `DeviceFrame.position` and `moving` are None.
@@ -76,39 +75,22 @@ class V4l2Device:
     def __init__(self, config: V4l2Config) -> None:
         """Take the settings; the device is opened on entering."""
         self.config = config
-        self.frames_damaged = 0
-        self._notes: list[str] = []
-        self._clock = MonotonicClock()
-        self._losses = LossCounter()
         self._lock = threading.Lock()  # of the file descriptor that wakes up
-        self._interrupted = threading.Event()
         self._wake_fd = -1
-        self._reset()
+        super().__init__(config)
 
     def _reset(self) -> None:
+        self._losses, self.frames_damaged = LossCounter(), 0
         self._node: Node | None = None
         self._lens_node: Node | None = None
         self._keeper: ControlKeeper | None = None
         self._stream: Stream | None = None
         self._mode: Mode | None = None
         self._focus: Control | None = None
-        self._range: ActuatorRange | None = None
         self._focus_before: int | None = None
         self._exposure_s: float | None = None
         self._period_s = self._measured_s = 0.0
         self._last: Filled | None = None
-
-    @property
-    def clock(self) -> MonotonicClock:
-        """The clock of the exposures: that of V4L2's buffers."""
-        return self._clock
-
-    @property
-    def focus_range(self) -> ActuatorRange:
-        """Range and step of the focus control; CameraError unless the device was open once."""
-        if self._range is None:
-            raise _not_open()
-        return self._range
 
     @property
     def frames_lost(self) -> int:
@@ -128,10 +110,8 @@ class V4l2Device:
             DeviceError: if the device is lost or refuses.
         """
         if self._focus is None or self._lens_node is None:
-            raise _not_open()
-        r = self.focus_range
-        if not r.low - 0.5 * r.step <= position <= r.high + 0.5 * r.step:
-            raise LensError(f"expected a focus position within {r.low:g} .. {r.high:g} {r.unit}, got {position}")
+            raise self._not_open()
+        self._check_position(position)
         value = self._focus.nearest(position)
         try:
             self._lens_node.set(self._focus, value)
@@ -145,7 +125,7 @@ class V4l2Device:
             DeviceError: if none came within the time, the device is lost, or `interrupt` was called.
         """
         if self._stream is None or self._mode is None:
-            raise _not_open()
+            raise self._not_open()
         until = time.monotonic() + timeout_s
         damaged = self.frames_damaged
         while self._wait(until):
@@ -169,54 +149,36 @@ class V4l2Device:
             CameraError: if a given exposure or gain is out of the camera's range.
             DeviceError: if the device is lost, or `interrupt` was called.
         """
-        c, keeper = self.config, self._keeper
-        if keeper is None:
-            raise _not_open()
-        if keeper.prepare():
-            let_settle(lambda: self.read(c.frame_timeout_s).image, c.auto_time_s)
+        keeper = self._keeper
+        if keeper is None or self._stream is None:
+            raise self._not_open()
+        running = keeper.prepare()
+        if running:
+            self._let_settle()
         keeper.hold()
         self._exposure_s = keeper.exposure_s()
-        for _ in range(FRAMES_TO_APPLY):
-            self.read(c.frame_timeout_s)
-        return True
+        self._skip(FRAMES_TO_APPLY)
+        return running
 
     def interrupt(self) -> None:
         """Make `__enter__` or `read`, under way on another thread, end soon."""
-        self._interrupted.set()
+        super().interrupt()
         with self._lock:
             if self._wake_fd >= 0:
                 os.eventfd_write(self._wake_fd, 1)
 
-    def __enter__(self) -> V4l2Device:
-        """Open the devices, start the stream, wait for a frame, take over the focus and hold the exposure.
-
-        Raises:
-            CameraError: if linuxpy is missing, or the camera cannot do what it must.
-            DeviceError: if it is absent, used by another program, stalled or lost.
-        """
-        if self._node is not None:
-            raise CameraError("expected a closed camera, this one is open already")
-        self._reset()
-        self._interrupted.clear()
-        self._losses, self.frames_damaged = LossCounter(), 0
-        self._notes = []
-        try:
-            self._open()
-        except OSError as error:
-            self._close()
-            raise failure(self.config.device, "open the camera", error) from error
-        except BaseException:
-            self._close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Put the controls and the focus back, stop the stream and close, as far as the device is there."""
-        self._close()
+    @property
+    def _is_open(self) -> bool:
+        return self._node is not None
 
     def _open(self) -> None:
+        """Open the devices, start the stream, wait for a frame, take over the focus and hold the exposure."""
+        try:
+            self._start()
+        except OSError as error:
+            raise failure(self.config.device, "open the camera", error) from error
+
+    def _start(self) -> None:
         c = self.config
         with self._lock:
             self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -229,7 +191,7 @@ class V4l2Device:
         self._take_rate(self._mode.rate_hz)
         self._stream = Stream(node, told.driver.decode(errors="replace"))
         # Cameras such as the Logitech C920 ignore focus commands before the stream runs.
-        self.read(max(FIRST_FRAME_S, c.frame_timeout_s))
+        self.read(max(FIRST_FRAME_S, c.patience_s))
         self._take_focus(keeper)
         self.meter()
         if self._exposure_s is None:
@@ -264,7 +226,7 @@ class V4l2Device:
 
     def _take_focus(self, keeper: ControlKeeper) -> None:
         if self._focus is None or self._lens_node is None:
-            raise _not_open()
+            raise self._not_open()
         with telling(self._lens_node.path, "read the focus"):
             before = self._lens_node.get(self._focus)
         keeper.focus_manual()
@@ -274,7 +236,7 @@ class V4l2Device:
     def _wait(self, until: float) -> bool:
         """Wait until a buffer is ready; say whether one is."""
         if self._node is None:
-            raise _not_open()
+            raise self._not_open()
         path, poller = self.config.device, select.poll()
         poller.register(self._node.fd, select.POLLIN)
         poller.register(self._wake_fd, select.POLLIN)
@@ -316,8 +278,8 @@ class V4l2Device:
             self._measured_s = min(max(0.0, filled.stamp_s - last.stamp_s), MAX_PERIOD_S)
 
     def _exposure(self, filled: Filled) -> tuple[float, float]:
-        if filled.source == "arrival" and ARRIVAL_NOTE not in self._notes:
-            self._notes.append(ARRIVAL_NOTE)
+        if filled.source == "arrival":
+            self._note(ARRIVAL_NOTE)
         # In the dark, automatic exposure may make periods longer than the nominal one.
         period_s = self._period_s if self._exposure_s is not None else max(self._period_s, self._measured_s)
         return exposure_of(filled, self._exposure_s or period_s, period_s)
@@ -345,7 +307,3 @@ class V4l2Device:
             fd, self._wake_fd = self._wake_fd, -1
             if fd >= 0:
                 os.close(fd)
-
-
-def _not_open() -> CameraError:
-    return CameraError("expected an open camera: use it as `with V4l2Device(...) as device:`")

@@ -187,8 +187,8 @@ class ManagedNode(LifecycleNode):  # type: ignore[misc]
         if not known:
             return f"nobody publishes {name}: does its node run, is the topic remapped, is ROS_DOMAIN_ID the same?"
         if not any(self._matched(s) for s in self._heard if s.topic_name == name):
-            return f"the QoS of the publisher of {name} does not fit this node's: ros2 topic info -v {name}"
-        return f"{name} has a publisher that sends nothing"
+            return f"QoS or type of the publisher of {name} do not fit this node's: ros2 topic info -v {name}"
+        return f"{name} has a publisher, but nothing arrives: does it send, with a QoS that fits (ros2 topic hz)?"
 
     def _transit(
         self, step: Callable[[], None], undo: Callable[[], None] | None = None
@@ -214,7 +214,7 @@ class ManagedNode(LifecycleNode):  # type: ignore[misc]
         """Return with how many publishers it is connected: those that are there and whose QoS fits."""
         try:
             return int(subscription.get_publisher_count())
-        except AttributeError:  # before Kilted: all that are there
+        except AttributeError:  # Humble does not tell: all that are there
             return int(self.count_publishers(subscription.topic_name))
 
     def _connections(self) -> dict[str, object]:

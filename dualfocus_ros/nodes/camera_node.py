@@ -362,7 +362,7 @@ class CameraNode(ManagedNode):
         if self._sweep is None:
             return 0, self._state
         trouble_of_lens = getattr(self._camera, "trouble", "")
-        state = self._control.mode.value
+        state = getattr(self._camera, "doing", "") or self._control.mode.value
         return (1, f"{state}; {trouble_of_lens}") if trouble_of_lens else (0, state)
 
 

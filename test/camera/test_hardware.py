@@ -169,9 +169,10 @@ def frames_of_sweep(frames: Iterator[CameraFrame], slices: int = 4) -> Iterator[
 def test_the_exposure_is_found_anew_once_the_light_has_changed() -> None:
     device = Lit()
     with camera_of(device) as camera:
-        assert levels(camera, device, [1.0, 1.2, 0.8, 0.3, 0.3, 0.3, 2.0, 2.0, 2.0]) == pytest.approx(
-            [100.0, 120.0, 80.0, 30.0, 100.0, 100.0, 255.0, 100.0, 100.0], abs=1.0
+        assert levels(camera, device, [1.0, 1.2, 0.8, 0.3, 0.3, 0.3, 0.3]) == pytest.approx(
+            [100.0, 120.0, 80.0, 30.0, 30.0, 100.0, 100.0], abs=1.0
         )
+        assert levels(camera, device, [2.0] * 6)[-1] == pytest.approx(100.0, abs=1.0)
         assert device.metered == camera.counts["exposure found anew"] == 2
         assert device.commands == [c for c in device.commands if 20.0 <= c <= 220.0 or c == 0.0]
 
@@ -186,6 +187,18 @@ def test_the_exposure_stays_where_it_is_not_to_be_found_anew(settings: dict[str,
     assert device.metered == 0
     with pytest.raises(ParameterError, match="meter_again above 1"):
         dataclasses.replace(CONFIG, meter_again=0.9)
+
+
+def test_a_device_that_has_nothing_to_find_is_not_asked_again() -> None:
+    class Fixed(Lit):
+        def meter(self) -> bool:
+            self.metered += 1
+            return False
+
+    device = Fixed()
+    with camera_of(device) as camera:
+        assert levels(camera, device, [1.0, *[0.3] * 8])[-1] == pytest.approx(30.0)
+        assert device.metered == 1 and not camera.counts["exposure found anew"]
 
 
 def test_an_error_on_closing_does_not_hide_the_one_before() -> None:

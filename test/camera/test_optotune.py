@@ -182,7 +182,7 @@ def test_a_port_in_use_is_told(driver: OptotuneStandIn) -> None:
 def test_the_order_of_calls_is_checked(driver: OptotuneStandIn) -> None:
     device = device_of(driver)
     for call in (lambda: device.read(0.1), lambda: device.move_to(1.0), lambda: device.focus_range):
-        with pytest.raises(CameraError, match="expected an open device"):
+        with pytest.raises(CameraError, match="expected an open camera"):
             call()
     device.__exit__(None, None, None)
     with device, pytest.raises(CameraError, match="open already"):

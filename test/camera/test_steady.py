@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from dualfocus_ros.camera.steady import MIN_PICTURES, PICTURES, LightWatch, SteadyBrightness, let_settle
+from dualfocus_ros.camera.steady import PICTURES, LightWatch, SteadyBrightness, let_settle
 
 
 def picture(level: float, dtype: type = np.uint8) -> np.ndarray:
@@ -34,50 +34,121 @@ def test_it_waits_for_white_balance_too() -> None:
     answers = []
     for i in range(20):
         drift = 30.0 * 0.6**i
-        answers.append(
-            steady.add(np.full((48, 64, 3), (90.0 + drift, 90.0, 90.0 - drift)).round().astype(np.uint8))
-        )
+        colour = np.full((48, 64, 3), (90.0 + drift, 90.0, 90.0 - drift))
+        answers.append(steady.add(colour.round().astype(np.uint8)))
     assert not any(answers[:8]) and answers[-1]
 
 
-def test_waiting_ends_when_it_is_steady_and_in_time() -> None:
-    levels = iter([100.0 * (1.0 - 0.7**i) for i in range(200)])
-    taken = []
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("level", [255.0, 0.0])
+def test_a_picture_that_shows_nothing_is_not_steady(level: float, dtype: type) -> None:
+    steady = SteadyBrightness()
+    steady.add(picture(255.0, dtype))  # 16 bits tell by their brightest how many of them are used
+    assert not any(steady.add(picture(level, dtype)) for _ in range(30))
+    for _ in range(PICTURES - 1):
+        assert not steady.add(picture(120.0, dtype))
+    assert steady.add(picture(120.0, dtype))
 
-    def read() -> np.ndarray:
-        taken.append(next(levels))
-        return picture(taken[-1])
 
-    let_settle(read, 60.0)
-    assert taken[-1] > 98.0 and len(taken) < 40
-    flicker = iter([40.0, 90.0] * 100000)
+@pytest.mark.parametrize("bits", [10, 12, 16])
+def test_bits_that_lie_low_in_16_are_levels_all_the_same(bits: int) -> None:
+    ramp = [np.full((48, 64), 120.0 * 0.92**i * 2.0 ** (bits - 8)).astype(np.uint16) for i in range(30)]
+    ramp[0][0, 0] = 2**bits - 1
+    steady = SteadyBrightness()
+    # 8 % a picture: no six are alike before it is black.
+    assert not any(steady.add(one) for one in ramp)
+    watch = LightWatch(1.4)
+    watch.restart(ramp[0])
+    assert not sweeps(watch, [ramp[1], ramp[1]])
+    assert sweeps(watch, [ramp[10], ramp[10]])
+
+
+class Automatic:
+    """A camera whose automatic exposure goes `rate` of the way to level 110 a picture, `latency` pictures late."""
+
+    def __init__(self, light: float, rate: float, latency: int = 0, period_s: float = 0.005) -> None:
+        self.light, self.rate, self.left, self.period_s = light, rate, latency, period_s
+        self.exposure = 1.0
+
+    @property
+    def level(self) -> float:
+        return min(110.0 * self.light * self.exposure, 255.0)
+
+    def read(self) -> np.ndarray:
+        time.sleep(self.period_s)
+        image = picture(self.level)
+        self.left -= 1
+        if self.left < 0:
+            self.exposure *= (110.0 / self.level) ** self.rate
+        return image
+
+
+@pytest.mark.parametrize("light", [0.3, 8.0])
+@pytest.mark.parametrize(("rate", "latency"), [(0.9, 0), (0.2, 0), (0.1, 0), (0.3, 15)])
+def test_waiting_ends_when_the_exposure_is_found(light: float, rate: float, latency: int) -> None:
+    camera = Automatic(light, rate, latency)
+    assert let_settle(camera.read, 20.0)
+    assert camera.level == pytest.approx(110.0, rel=0.05)
+
+
+def test_waiting_ends_in_time_and_says_that_nothing_was_found() -> None:
+    camera = Automatic(8.0, rate=0.002)
     start = time.monotonic()
-    let_settle(lambda: picture(next(flicker)), 0.1)
-    assert 0.1 <= time.monotonic() - start < 5.0
+    assert not let_settle(camera.read, 0.6)
+    assert 0.6 <= time.monotonic() - start < 5.0
+    assert not let_settle(camera.read, 0.0)
 
 
-def sweep(watch: LightWatch, level: float, pictures: int = MIN_PICTURES, dtype: type = np.uint8) -> bool:
-    for i in range(pictures):
-        watch.add(picture(level + i, dtype))
-    return watch.changed()
+def sweeps(watch: LightWatch, pictures: list[np.ndarray]) -> bool:
+    """Return whether the last of some sweeps says that the exposure is to be found anew."""
+    answer = False
+    for image in pictures:
+        for _ in range(3):
+            watch.add(image)
+        answer = watch.end_sweep(whole=True)
+    return answer
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_a_sweep_in_another_light_is_noticed(dtype: type) -> None:
+def test_sweeps_in_another_light_are_noticed(dtype: type) -> None:
+    def of(level: float) -> np.ndarray:
+        return picture(level, dtype)
+
     watch = LightWatch(1.4)
-    assert not sweep(watch, 100.0, dtype=dtype)
-    assert not sweep(watch, 130.0, dtype=dtype)
-    assert not sweep(watch, 75.0, dtype=dtype)
-    assert sweep(watch, 150.0, dtype=dtype)
-    assert sweep(watch, 60.0, dtype=dtype)
-    assert sweep(watch, 0.0, dtype=dtype)
-    watch.restart()
-    assert not sweep(watch, 0.0, dtype=dtype)
-    assert sweep(watch, 100.0, dtype=dtype)
+    watch.restart(of(100.0))
+    assert not sweeps(watch, [of(100.0), of(130.0), of(75.0)])
+    assert not sweeps(watch, [of(150.0)])
+    assert not sweeps(watch, [of(100.0)])
+    assert not sweeps(watch, [of(150.0)])
+    assert sweeps(watch, [of(60.0)])
+    watch.restart(of(0.0))
+    assert not sweeps(watch, [of(2.0)] * 40)
+    assert sweeps(watch, [of(100.0)] * 2)
 
 
-def test_a_sweep_that_was_cut_off_counts_with_the_next() -> None:
+def test_pictures_that_are_not_of_one_sweep_say_nothing() -> None:
     watch = LightWatch(1.4)
-    assert not sweep(watch, 100.0)
-    assert not sweep(watch, 200.0, pictures=MIN_PICTURES - 1)
-    assert sweep(watch, 200.0, pictures=1)
+    watch.restart(picture(100.0))
+    for _ in range(9):
+        watch.add(picture(200.0))
+        assert not watch.end_sweep(whole=False)
+        assert not watch.end_sweep(whole=True)
+    assert sweeps(watch, [picture(200.0)] * 2)
+
+
+def test_a_light_that_changes_all_the_time_is_followed_ever_more_slowly() -> None:
+    watch, dark, bright = LightWatch(1.4), picture(60.0), picture(120.0)
+    watch.restart(dark)
+    found = []
+    for i in range(400):
+        image = (bright, dark)[i // 5 % 2]  # another light every five sweeps
+        if sweeps(watch, [image]):
+            found.append(i)
+            watch.restart(image)
+    # After 2 sweeps, and 4; five are never 8 in a row, and never as long calm.
+    assert len(found) == 2
+    # Blinking from sweep to sweep is not followed at all, and once it was calm, a change at once.
+    watch.restart(dark)
+    assert not any(sweeps(watch, [bright, dark]) for _ in range(50))
+    assert not sweeps(watch, [dark] * 40)
+    assert sweeps(watch, [bright] * 2)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import os
-import sys
 import threading
 import time
 from pathlib import Path
@@ -20,72 +19,20 @@ import pytest
 pytest.importorskip("rclpy")
 pytest.importorskip("linuxpy.video.raw")
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "camera"))
-
-from rclpy.parameter import Parameter
-from ros_helpers import START_S, Peer, plane, plane_texture, stamp_ns, textured_plane, wait_until
+from ros_helpers import START_S, Peer, plane, stamp_ns, wait_until
 from sensor_msgs.msg import Image
-from v4l2_stand_in import FakeV4l2
-from v4l2_stand_in_camera import FakeCamera, Shot
+from v4l2_bench import DEPTH_M, LENS, PARAMS, FakeV4l2, camera, overrides
 
-from dualfocus_ros.lens_calibration import FocusCurve, LensCalibration
 from dualfocus_ros.lens_file import save_lens
 from dualfocus_ros.nodes.camera_node import CameraNode
 from dualfocus_ros.nodes.depth_node import DepthNode
 from dualfocus_ros.nodes.runner import NodeSet
-from dualfocus_ros.types import LensModel
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(240)]
 
 CYCLES, RETURN_S = 20, 2.0
 WARM_UP = 5  # cycles after which memory must not grow any more
 GROWTH_MB = 8.0
-WIDTH, HEIGHT = 64, 48
-DEPTH_M = 0.8
-LENS = LensCalibration(
-    name="stand_in",
-    lens=LensModel(0.016, 1.4, 110e-6),
-    image_size=(WIDTH, HEIGHT),
-    curve=FocusCurve((0.0, 250.0), (0.0, 5.0)),
-    unit="focus_absolute",
-    calibrated=True,
-    settle=((5.0, 0.05), (250.0, 0.1)),
-    focus_dpt=(0.0, 5.0),
-    intrinsics=((145.0, 145.0, 31.5, 23.5), (145.0, 145.0, 31.5, 23.5)),
-)
-PARAMS: dict[str, Any] = {
-    "driver": "v4l2",
-    "v4l2.width": WIDTH,
-    "v4l2.height": HEIGHT,
-    "v4l2.pixel_format": "YUYV",
-    "sweep.near_m": 0.4,
-    "sweep.far_m": 4.0,
-    "sweep.slices": 6,
-    "diagnostics_period_s": 0.2,
-}
-
-
-def render(texture: np.ndarray) -> Any:
-    """Return what the camera sees: a plane at DEPTH_M, through the lens where it really is."""
-
-    def picture(shot: Shot) -> np.ndarray:
-        focus_dpt = LENS.curve.dioptres_at(shot.position)
-        rgb = textured_plane(texture, LENS.lens, focus_dpt, 1.0 / DEPTH_M)
-        return np.ascontiguousarray(rgb[..., ::-1])
-
-    return picture
-
-
-def camera() -> FakeCamera:
-    made = FakeCamera(render=render(plane_texture(WIDTH, HEIGHT)))
-    made.formats = {"YUYV": {(WIDTH, HEIGHT): (30.0,)}}
-    made.rate_hz = 30.0
-    made.power_up()
-    return made
-
-
-def overrides(values: dict[str, Any]) -> list[Parameter]:
-    return [Parameter(name, value=value) for name, value in values.items()]
 
 
 def resident_mb() -> float:

@@ -40,6 +40,10 @@ LIVE_OF_CAMERA = {
     "focus_m",
     *(f"sweep.{f.name}" for f in dataclasses.fields(SweepConfig)),
     *(f"{device}.{name}" for device in DEVICE_CHOICES for name in LIVE_OF_DEVICES),
+} - {
+    # Without effect there.
+    *(f"optotune.{name}" for name in ("gain", "hold_exposure", "meter_again", "auto_time_s")),
+    "simulated_lens.meter_again",
 }
 LIVE_OF: dict[type[Any], set[str]] = {CameraNode: LIVE_OF_CAMERA, ReplayNode: {"rate", "loop"}}
 NAMES_OF_DEVICES = (
