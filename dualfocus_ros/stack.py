@@ -19,7 +19,7 @@ import numpy as np
 
 from dualfocus_ros.errors import ParameterError
 from dualfocus_ros.pairing import TIME_JUMP_NS, FramePairer, LensedFrame
-from dualfocus_ros.told_sweep import is_told, joined, whole_sweep
+from dualfocus_ros.told_sweep import TOO_CLOSE, are_too_close, is_told, joined, whole_sweep
 from dualfocus_ros.types import MIN_SLICES, FocalSlice, FocalStack, Image, Intrinsics, LensState
 
 Mode = Literal["sweep", "sliding"]
@@ -73,7 +73,8 @@ class FocalStackBuffer:
     """Collects frames and hands out complete stacks. One thread uses it.
 
     Every `add_*` returns the stacks that this message completed, oldest first. `drops` counts, by reason, the
-    frames that were left out; of sweeps that ended without all their positions, all frames (incomplete_sweep).
+    frames that were left out; of sweeps that ended without all their positions, all frames (incomplete_sweep, or
+    TOO_CLOSE).
     """
 
     def __init__(self, config: BufferConfig | None = None) -> None:
@@ -85,6 +86,7 @@ class FocalStackBuffer:
         self.time_jumps = 0
         self._latest: dict[int, LensedFrame] = {}
         self._previous: list[LensedFrame] = []  # of the last whole sweep that told its length, where sliding
+        self._repeated_dpt: set[float] = set()  # of the run under way, taken to be where the lens was already
         self._pairer = FramePairer(self.config.max_lens_gap_s, self.drops)
         self._reset()
 
@@ -168,6 +170,10 @@ class FocalStackBuffer:
         self._run_is_whole = whole
         self._run_emitted = False
         self._run_overflowed = False
+        margin_dpt = self.config.focus_tolerance_dpt
+        near = max(self._arrived_dpt, default=-np.inf) + margin_dpt
+        far = min(self._arrived_dpt, default=np.inf) - margin_dpt
+        self._repeated_dpt = {dpt for dpt in self._repeated_dpt if far <= dpt <= near}
 
     def _insert(self, frame: LensedFrame) -> bool:
         """Put the frame at its time into the run; say whether it is of use."""
@@ -181,10 +187,10 @@ class FocalStackBuffer:
             return False
         # While the lens waits at a position its newest frame is the one to use.
         if at < len(stamps) and self._same_position(self._arrived_dpt[at], frame):
-            self.drops["repeated_position"] += 1
+            self._note_repeated(frame)
             return False
         if at > 0 and self._same_position(self._arrived_dpt[at - 1], frame):
-            self.drops["repeated_position"] += 1
+            self._note_repeated(frame)
             self._run[at - 1] = frame
             return True
         self._run.insert(at, frame)
@@ -194,6 +200,10 @@ class FocalStackBuffer:
             self._run_overflowed = True
             del self._run[0], self._arrived_dpt[0]
         return True
+
+    def _note_repeated(self, frame: LensedFrame) -> None:
+        self.drops["repeated_position"] += 1
+        self._repeated_dpt.add(round(frame.focus_dpt, 3))  # few, however long the lens waits
 
     def _split_at_turn(self) -> FocalStack | None:
         """Close the run where the direction of focus turned; return the stack that this yields."""
@@ -221,7 +231,8 @@ class FocalStackBuffer:
         if is_told(run):
             self._last_closed = ()
             if not self._run_emitted:
-                self.drops["incomplete_sweep"] += len(run)
+                close = are_too_close(run, self._repeated_dpt)
+                self.drops[TOO_CLOSE if close else "incomplete_sweep"] += len(run)
             return None
         repeated = self._same_positions(positions, self._last_closed)
         if repeated or (self._run_is_whole and not self._learned):

@@ -6,9 +6,16 @@ So depth comes with the first whole sweep, and every sweep may have positions of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+
+import numpy as np
 
 from dualfocus_ros.pairing import LensedFrame
+
+# Why frames were left out: their focus positions were taken to be the same.
+TOO_CLOSE = "closer_than_focus_tolerance"
+# Positions that differ by less are those of a lens at rest.
+JITTER_DPT = 2e-3
 
 
 def is_told(run: Sequence[LensedFrame]) -> bool:
@@ -32,6 +39,18 @@ def whole_sweep(run: Sequence[LensedFrame], from_turn: bool) -> list[LensedFrame
         first = 0
     frames = list(run[first:])
     return frames if len(frames) >= slices else None
+
+
+def are_too_close(run: Sequence[LensedFrame], repeated: Collection[float]) -> bool:
+    """Say whether a sweep that lacks positions would be whole with those that were taken for repeated ones.
+
+    Args:
+        run: frames of the sweep, of distinct positions; they tell.
+        repeated: focus positions in dioptres of the frames that were left out as repeated.
+    """
+    gaps_dpt = np.diff(sorted((*(f.focus_dpt for f in run), *repeated)))
+    distinct = 1 + np.count_nonzero(gaps_dpt > JITTER_DPT)
+    return len(run) < run[-1].state.sweep_slices <= int(distinct)
 
 
 def joined(

@@ -111,6 +111,26 @@ def test_while_the_lens_waits_or_moves_a_position_counts_once(player):
     assert player.buffer.drops == {"lens_moving": 2 * N, "repeated_position": 2 * N}
 
 
+@pytest.mark.parametrize("jitter_dpt", [0.0, 2e-4])
+def test_positions_within_the_tolerance_are_told_to_be_too_close(jitter_dpt):
+    player = Player(FocalStackBuffer(BufferConfig(focus_tolerance_dpt=0.3)))
+    for _ in range(3):
+        for p in np.linspace(2.0, 1.0, N):  # 0.25 dpt apart
+            for i in range(3):
+                player.frame(p + i * jitter_dpt, told=N)
+    assert player.stacks == []
+    assert player.buffer.drops["closer_than_focus_tolerance"] > 0
+    assert player.buffer.drops["incomplete_sweep"] == 0
+    # A lens that waits and jitters does not make a lost frame look so.
+    player = Player(FocalStackBuffer())
+    for _ in range(3):
+        for p in NEAREST_FIRST[1:]:
+            for i in range(9):
+                player.frame(p + i * jitter_dpt, told=N)
+    assert player.buffer.drops["incomplete_sweep"] > 0
+    assert player.buffer.drops["closer_than_focus_tolerance"] == 0
+
+
 def test_frames_out_of_order_still_make_the_stack(player):
     start = player.stamp_ns
     for i in (0, 2, 1, 4, 3):

@@ -25,6 +25,7 @@ from dualfocus_ros.nodes.rates import Rate
 from dualfocus_ros.nodes.runner import run_until_stopped
 from dualfocus_ros.nodes.worker import LatestWorker
 from dualfocus_ros.stack import BufferConfig, FocalStackBuffer
+from dualfocus_ros.told_sweep import TOO_CLOSE
 from dualfocus_ros.types import DepthEstimate, FocalSlice, FocalStack
 
 DEPTH_ENCODINGS = ("32FC1", "16UC1")
@@ -363,6 +364,12 @@ class DepthNode(ManagedNode):
             )
         if drops["too_many_slices"] and not self._buffer.positions_dpt:
             return 1, f"a sweep has more than {self._buffer_config.max_slices} focus positions: raise max_slices"
+        if drops[TOO_CLOSE] and not self._buffer.stacks_completed:
+            near_dpt = self._buffer_config.focus_tolerance_dpt
+            return 1, (
+                f"the focus positions of a sweep are closer than focus_tolerance_dpt, {near_dpt:g} dpt: lower it, "
+                "or sweep fewer positions"
+            )
         if self._buffer.stacks_completed:
             return 1, f"no depth for {self._rates['depth'].silent_for_s():.0f} s, dropped so far: {dict(drops)}"
         if self._buffer.frames_accepted and not self._buffer.positions_dpt:
