@@ -17,9 +17,10 @@ from dualfocus_ros import messages, parameters
 from dualfocus_ros.camera.base import FocusCamera
 from dualfocus_ros.camera.feed import FrameFeed
 from dualfocus_ros.camera.pick import CAMERA_CHOICES, config_class, make_camera
-from dualfocus_ros.errors import CameraError, DeviceError, DualFocusError, ParameterError
+from dualfocus_ros.errors import CameraError, DualFocusError, ParameterError
 from dualfocus_ros.focus_sweep import FocusSweep, SweepControl
 from dualfocus_ros.nodes.base import ManagedNode
+from dualfocus_ros.nodes.camera_health import FIRST_RETRY_S, CameraHealth
 from dualfocus_ros.nodes.camera_inputs import CameraInputs
 from dualfocus_ros.nodes.rates import Rate
 from dualfocus_ros.nodes.runner import run_until_stopped
@@ -27,9 +28,6 @@ from dualfocus_ros.smart_sweep import SmartPlanner
 from dualfocus_ros.sweep import SweepConfig
 from dualfocus_ros.types import CameraFrame
 
-FIRST_RETRY_S = 0.1
-# A camera that gave frames for so long, or a whole sweep, works.
-STEADY_S = 1.0
 # Time that the camera gets to be closed.
 STOP_S = 2.0
 
@@ -94,10 +92,9 @@ class CameraNode(ManagedNode):
         self._control = SweepControl(self._sweep_config)
         self._planner = SmartPlanner(self._sweep_config)
         self._rate = Rate()
-        self._moving = self._attempts = self._reopened = 0
-        self._lost: DualFocusError | None = None
-        self._lost_since_s = self._opened_s = 0.0
-        self._worked = self._settings_changed = False
+        self._moving = 0
+        self._health = CameraHealth(self.get_logger(), self._config.retry_max_s)
+        self._settings_changed = False
         self._state = "not active"
         self._make_live()
 
@@ -137,7 +134,7 @@ class CameraNode(ManagedNode):
         self._subscribe()
         parameters.refuse_unknown(self)
         self._rate.restart()
-        self._lost, self._attempts, self._worked = None, 0, False
+        self._health.restart()
         self._state = "opening the camera"
         self._thread = threading.Thread(target=self._run, args=(self._control,), name="camera", daemon=True)
         self._thread.start()
@@ -151,7 +148,7 @@ class CameraNode(ManagedNode):
                 self._camera.interrupt()  # again and again: what is just being opened takes no notice of it before
             self._thread.join(0.05)
         self._inputs.unsubscribe()
-        self._lost, self._state = None, "not active"
+        self._health.lost, self._state = None, "not active"
 
     def clean_up(self) -> None:
         """Forget the camera and its publishers."""
@@ -184,19 +181,14 @@ class CameraNode(ManagedNode):
 
     def _run(self, control: SweepControl) -> None:
         """Sweep until stopped, whatever becomes of the device; runs on the camera thread."""
-        wait_s = FIRST_RETRY_S
         try:
             while not control.ended:
                 try:
                     self._run_camera(control)
                 except DualFocusError as error:
-                    # Once it has worked, nothing about it ends the node: settings and devices can change again.
-                    if control.ended or not (self._worked or isinstance(error, DeviceError)):
+                    if control.ended or not self._health.forgives(error):
                         raise
-                    wait_s = FIRST_RETRY_S if self._lost is None else wait_s
-                    self._note_loss(error)
-                    control.wait(wait_s)
-                    wait_s = min(2.0 * wait_s, self._config.retry_max_s)
+                    control.wait(self._health.lose(error))
         except BaseException as error:  # noqa: BLE001 - whatever else ends the camera must end the node
             if not control.ended:
                 self.fail(error)
@@ -209,7 +201,7 @@ class CameraNode(ManagedNode):
         if control.ended:
             return
         with self._camera as camera:
-            self._opened_s = time.monotonic()
+            self._health.opened()
             sweep = FocusSweep(camera, control, self._planner.positions, self._note_frame)
             self._sweep = sweep
             try:
@@ -220,35 +212,15 @@ class CameraNode(ManagedNode):
             finally:
                 self._sweep = None
 
-    def _note_loss(self, error: DualFocusError) -> None:
-        """Say that the camera is lost, once, and then now and then."""
-        self._attempts += 1
-        if self._lost is None:
-            self._lost_since_s = time.monotonic()
-            what = "lost" if self._worked else "not there"
-            self.get_logger().error(f"camera {what}, trying again until it works: {error}")
-        else:
-            self.get_logger().error(f"camera still not there: {error}", throttle_duration_sec=30.0)
-        self._lost = error
-
     def _note_frame(self) -> None:
-        """Note that the camera gives frames; once that lasts, or a sweep is whole, it is back."""
-        if self._worked and self._lost is None:
-            return
+        """Note that the camera gives frames; say what it does once that lasts."""
         sweep = self._sweep
-        if sweep is None or not (sweep.sweeps or time.monotonic() - self._opened_s > STEADY_S):
+        if sweep is None or not self._health.frame(sweep.sweeps):
             return
-        if self._lost is not None and self._worked:
-            away_s = time.monotonic() - self._lost_since_s
-            self._reopened += 1
-            self.get_logger().info(f"the camera is back after {away_s:.1f} s")
-        if not self._worked:
-            near, far = sweep.positions_m[0], sweep.positions_m[-1]
-            count = len(sweep.positions_m)
-            self.get_logger().info(f"sweeping {count} focus positions, {near:.3g} to {far:.3g} m")
-            for note in _notes(self._camera):
-                self.get_logger().warning(note)
-        self._worked, self._lost, self._attempts = True, None, 0
+        near, far = sweep.positions_m[0], sweep.positions_m[-1]
+        self.get_logger().info(f"sweeping {len(sweep.positions_m)} focus positions, {near:.3g} to {far:.3g} m")
+        for note in _notes(self._camera):
+            self.get_logger().warning(note)
 
     def _publish(self, frame: CameraFrame) -> None:
         """Publish one frame. The lens goes first: the image then finds it."""
@@ -287,7 +259,7 @@ class CameraNode(ManagedNode):
         if not self.active:
             response.message = "the camera node is not active"
         elif self._sweep is None:
-            response.message = f"the camera is not open: {self._lost or self._state}"
+            response.message = f"the camera is not open: {self._health.lost or self._state}"
         else:
             try:
                 act()
@@ -338,8 +310,8 @@ class CameraNode(ManagedNode):
             "frame rate [Hz]": f"{self._rate.hz():.2f}",
             "focus positions": len(self._sweep.positions_m) if self._sweep is not None else 0,
             "frames exposed while the lens moved": self._moving,
-            "camera lost and found again": self._reopened,
-            "attempts to open it since it was lost": self._attempts,
+            "camera lost and found again": self._health.reopened,
+            "attempts to open it since it was lost": self._health.attempts,
         }
         values |= getattr(self._camera, "counts", {})
         device = getattr(self._camera, "device", None)
@@ -355,10 +327,9 @@ class CameraNode(ManagedNode):
         trouble = self.failure or self.refusal
         if trouble is not None:
             return 2, str(trouble)
-        if self._lost is not None:
-            what = "lost" if self._worked else "not there, waited for since"
-            since_s = time.monotonic() - self._lost_since_s
-            return 2, f"camera {what} {since_s:.0f} s ago, trying again: {self._lost}"
+        lost = self._health.text()
+        if lost:
+            return 2, lost
         if self._sweep is None:
             return 0, self._state
         trouble_of_lens = getattr(self._camera, "trouble", "")

@@ -87,7 +87,7 @@ class Process:
             self.popen = subprocess.Popen(
                 [sys.executable, "-c", code, *arguments],
                 cwd=ROOT,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", **environ},
+                env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", **environ},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -123,6 +123,9 @@ class Process:
         try:
             return self.popen.wait(timeout_s)
         except subprocess.TimeoutExpired:
+            self.popen.send_signal(signal.SIGABRT)  # faulthandler then tells where it is
+            with suppress(subprocess.TimeoutExpired):
+                self.popen.wait(5)
             raise AssertionError(f"still running after {timeout_s:g} s:\n{self.output}") from None
 
     def kill(self) -> None:

@@ -60,7 +60,7 @@ def test_demo_ends_cleanly_on_ctrl_c(tmp_path, after_s):
     process.send_signal(signal.SIGINT)
     sent = time.monotonic()
     out, _ = process.communicate(timeout=20)
-    assert time.monotonic() - sent < 3.0
+    assert time.monotonic() - sent < 6.0
     assert process.returncode == 0, out
     assert "Traceback" not in out
 

@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("rclpy")
 
+from lifecycle_msgs.msg import Transition
 from ros_helpers import SMALL, START_S, chain, stamp_ns, wait_until
 from sensor_msgs.msg import Image, JointState
 
@@ -41,7 +42,17 @@ def test_slices_go_where_the_scene_is_and_depth_comes_of_every_sweep(tmp_path: P
         states, depths = peer.collect(JointState, "/camera/lens"), peer.collect(Image, "/dualfocus/depth")
         processes.start("depth_node")
         smart = {"sweep.smart": True, "sweep.smart_full_every": 3, "sweep.slices": 8, "simulated.scene": "far"}
-        processes.start("camera_node", {**SMALL, **smart})
+        processes.start("camera_node", {**SMALL, **smart, "autostart": False})
+        assert peer.change_state("/camera", Transition.TRANSITION_CONFIGURE)
+        heard = {"/camera/lens": 2, "/camera/image_raw": 1, "/camera/camera_info": 1}
+
+        def connected() -> bool:
+            return all(
+                peer.connected("/camera", t) == n and peer.connected("/dualfocus", t) for t, n in heard.items()
+            )
+
+        wait_until(lambda: processes.alive() and connected(), START_S, "subscribers of the camera")
+        assert peer.change_state("/camera", Transition.TRANSITION_ACTIVATE)
 
         def planned() -> list[np.ndarray]:
             return [dpt for _, dpt in sweeps(list(states)) if np.abs(dpt - FULL).max() > 0.05]
