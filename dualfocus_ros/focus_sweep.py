@@ -173,7 +173,6 @@ class FocusSweep:
         self.sweeps = 0
         self._far_to_near = False
         self._focus_m: float | None = None
-        self._whole = False  # whether a whole sweep has just ended
         self.positions_m = self.reachable(self._control.config)
 
     def reachable(self, config: SweepConfig) -> tuple[float, ...]:
@@ -215,9 +214,8 @@ class FocusSweep:
 
     def _sweep(self, alone: bool) -> Iterator[CameraFrame]:
         config = self._control.config
-        if self._camera.prepare_sweep(self._whole) or alone:
+        if self._camera.prepare_sweep() or alone:
             self._forget_turn()
-        self._whole = False
         positions = self.positions_m = self.reachable(config)
         if config.smart and self._plan is not None and self._camera.focus_positions_m is None:
             positions = self._as_taken(self._plan(positions))
@@ -228,7 +226,6 @@ class FocusSweep:
                     self._forget_turn()
                     return
         self.sweeps += 1
-        self._whole = True
         if alone:
             self._control.swept()
             self._forget_turn()
@@ -236,7 +233,6 @@ class FocusSweep:
     def _forget_turn(self) -> None:
         """Begin the next sweep at its near end, with all its positions: the last one is cut off, or long ago."""
         self._far_to_near, self._focus_m = False, None
-        self._whole = False
 
     def _in_order(self, positions: Sequence[float], pattern: str) -> Sequence[float]:
         """Return the focus distances as they are to be taken. Turning points are exposed once."""

@@ -41,14 +41,14 @@ class SlowLens:
         self.focus_range_m = focus_range_m
         self.commands: list[float] = []
         self.frames = self.left = 0
-        self.prepared: list[tuple[int, bool]] = []
+        self.prepared: list[int] = []
         self.others_from: set[int] = set()
 
     def nearest_focus_m(self, focus_distance_m: float) -> float:
         return focus_distance_m
 
-    def prepare_sweep(self, whole: bool) -> bool:
-        self.prepared.append((self.frames, whole))
+    def prepare_sweep(self) -> bool:
+        self.prepared.append(self.frames)
         return self.frames in self.others_from
 
     def set_focus(self, focus_distance_m: float) -> None:
@@ -76,14 +76,7 @@ def take(sweep: FocusSweep, count: int) -> list[float]:
 def test_the_camera_is_prepared_before_every_sweep_and_not_within() -> None:
     lens = SlowLens(frames_to_settle=2)
     take(FocusSweep(lens, THREE), 20)
-    assert lens.prepared == [(0, False), (9, True), (18, True)]
-
-
-def test_frames_of_a_hold_do_not_count_as_a_sweep() -> None:
-    control = SweepControl(THREE)
-    lens = WakingLens({3: control.hold, 9: control.sweep})
-    take(FocusSweep(lens, control), 16)
-    assert lens.prepared == [(0, False), (9, False), (12, True), (15, True)]
+    assert lens.prepared == [0, 9, 18]
 
 
 @pytest.mark.parametrize("at_frame", [3, 5])

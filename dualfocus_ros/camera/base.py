@@ -42,11 +42,8 @@ class FocusCamera(Protocol):
         frames exposed within the settle time of its lens as moving (speed inf where it is not known).
         """
 
-    def prepare_sweep(self, whole: bool) -> bool:
+    def prepare_sweep(self) -> bool:
         """Do what must not happen within a sweep, such as finding the exposure anew; may take seconds.
-
-        Args:
-            whole: whether the frames since the last call were those of one whole sweep.
 
         Returns:
             Whether pictures are others now, so that none from before belongs to the sweep to come.

@@ -182,8 +182,8 @@ class DeviceConfig:
     )
     meter_again: float = setting(
         1.4,
-        "After sweeps that are brighter or darker than when the exposure was found, by more than this factor in "
-        "grey levels, it is found anew between two sweeps; 0: never.",
+        "Where pictures are brighter or darker than when the exposure was found, by more than this factor in grey "
+        "levels, it is found anew between two sweeps; 0: never.",
         min=0.0,
         max=255.0,
         live=True,

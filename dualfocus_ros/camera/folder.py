@@ -127,7 +127,7 @@ class FolderCamera:
             ground_truth_m=self._truth_m,
         )
 
-    def prepare_sweep(self, whole: bool) -> bool:
+    def prepare_sweep(self) -> bool:
         """Do nothing: exposure and white balance are always the same."""
         return False
 

@@ -133,15 +133,15 @@ class HardwareCamera:
                 raise
             self.counts["errors on closing a lost device"] += 1
 
-    def prepare_sweep(self, whole: bool) -> bool:
-        """Have the exposure found anew where sweeps show that the light has changed; say whether that was done.
+    def prepare_sweep(self) -> bool:
+        """Have the exposure found anew where pictures show that the light has changed; say whether that was done.
 
         Raises:
             CameraError: if the camera is not open.
             DeviceError: if the device fails.
         """
         self._opened()
-        if self._light is None or not self._light.end_sweep(whole):
+        if self._light is None or not self._light.changed():
             return False
         self.doing = "finding the exposure"
         try:

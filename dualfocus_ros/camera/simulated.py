@@ -143,7 +143,7 @@ class SimulatedCamera:
         """Return what no driver knows of a slice: for tests and evaluation only."""
         return self._mechanics.at(1.0 / focus_distance_m)
 
-    def prepare_sweep(self, whole: bool) -> bool:
+    def prepare_sweep(self) -> bool:
         """Do nothing: exposure and white balance are always the same."""
         return False
 

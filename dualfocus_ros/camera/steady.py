@@ -22,8 +22,8 @@ UNJUDGED, LEAST_S = 3, 0.3
 BURNT_OUT, BLACK, MOST = 230.0, 18.0, 0.5
 # Grey levels of 8 bits below which there is nothing but noise.
 DARK = 4.0
-# Sweeps in a row in another light before the exposure is found anew: at first, and where it never lasts.
-FIRST_NEEDED, MOST_NEEDED = 2, 32
+# Pictures in a row in another light before the exposure is found anew: at first, and where that never lasts.
+FIRST_NEEDED, MOST_NEEDED = 12, 384
 # Every so many pixels along both axes are looked at.
 STRIDE = 8
 
@@ -89,51 +89,45 @@ def let_settle(read: Callable[[], Image], longest_s: float) -> bool:
 
 
 class LightWatch:
-    """Compares the brightness of sweeps with that of a picture from when the exposure was found.
+    """Compares the brightness of pictures with that of one from when the exposure was found.
 
     Pictures (H, W[, C]) are of what carries brightness, see `image_encodings.luminance`.
     """
 
     def __init__(self, factor: float) -> None:
-        """Say a change where sweeps are brighter or darker by more than this factor, above 1."""
+        """Say a change where pictures are brighter or darker by more than this factor, above 1."""
         self._factor = factor
         self._levels = Levels()
         self._reference: float | None = None
-        self._sum, self._pictures = 0.0, 0
-        self._needed, self._differing, self._calm = FIRST_NEEDED, 0, 0
+        self._needed = FIRST_NEEDED
+        self._side, self._pictures = 0, 0  # brighter (1), darker (-1) or alike, and how many in a row
 
     def restart(self, image: Image) -> None:
         """Take a picture of the exposure that was just found."""
-        self._reference = float(self._levels.samples(image).mean())
-        self._sum, self._pictures = 0.0, 0
-        self._differing = self._calm = 0
+        self._reference = self._level(image)
+        self._side = self._pictures = 0
 
     def add(self, image: Image) -> None:
-        """Add a picture of the sweep that is under way."""
-        self._sum += float(self._levels.samples(image).mean())
-        self._pictures += 1
+        """Add the next picture."""
+        if self._reference is None:
+            return
+        least = DARK * self._levels.unit
+        ratio = max(self._level(image), least) / max(self._reference, least)
+        side = int(ratio > self._factor) - int(ratio < 1.0 / self._factor)
+        self._pictures = self._pictures + 1 if side == self._side else 1
+        self._side = side
+        if side == 0 and self._pictures >= self._needed:
+            self._needed = FIRST_NEEDED
 
-    def end_sweep(self, whole: bool) -> bool:
-        """Say whether the exposure is to be found anew: sweeps in a row were in another light.
+    def changed(self) -> bool:
+        """Say whether the exposure is to be found anew: enough pictures in a row were in another light.
 
         Where the light changes again and again, it takes more and more of them, until it is calm for as long.
-
-        Args:
-            whole: whether the pictures since the last call are those of one sweep; others say nothing.
         """
-        pictures, level = self._pictures, self._sum / max(self._pictures, 1)
-        self._sum, self._pictures = 0.0, 0
-        if not whole or not pictures or self._reference is None:
-            return False
-        least = DARK * self._levels.unit
-        ratio = max(level, least) / max(self._reference, least)
-        if max(ratio, 1.0 / ratio) <= self._factor:
-            self._differing, self._calm = 0, self._calm + 1
-            if self._calm >= self._needed:
-                self._needed = FIRST_NEEDED
-            return False
-        self._differing, self._calm = self._differing + 1, 0
-        if self._differing < self._needed:
+        if self._side == 0 or self._pictures < self._needed:
             return False
         self._needed = min(2 * self._needed, MOST_NEEDED)
         return True
+
+    def _level(self, image: Image) -> float:
+        return float(self._levels.samples(image).mean())

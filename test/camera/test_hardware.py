@@ -16,7 +16,7 @@ from dualfocus_ros import optics
 from dualfocus_ros.camera.device import ActuatorRange, DeviceConfig
 from dualfocus_ros.camera.hardware import DEFAULT_SETTLE_S, HardwareCamera
 from dualfocus_ros.errors import CalibrationError, CameraError, DeviceError, LensError, ParameterError
-from dualfocus_ros.focus_sweep import FocusSweep
+from dualfocus_ros.focus_sweep import FocusSweep, SweepControl
 from dualfocus_ros.lens_calibration import FocusCurve, LensCalibration
 from dualfocus_ros.sweep import SweepConfig
 from dualfocus_ros.types import CameraFrame, LensModel
@@ -142,6 +142,10 @@ class Lit(ScriptedDevice):
             picture=lambda at: np.full((48, 64), min(100.0 * self.light * self.exposure, 255), np.uint8)
         )
 
+    @property
+    def read_so_far(self) -> int:
+        return len(self.truth)
+
     def meter(self) -> bool:
         super().meter()
         self.exposure = 1.0 / self.light
@@ -169,12 +173,23 @@ def frames_of_sweep(frames: Iterator[CameraFrame], slices: int = 4) -> Iterator[
 def test_the_exposure_is_found_anew_once_the_light_has_changed() -> None:
     device = Lit()
     with camera_of(device) as camera:
+        # A dozen pictures, of three sweeps.
         assert levels(camera, device, [1.0, 1.2, 0.8, 0.3, 0.3, 0.3, 0.3]) == pytest.approx(
-            [100.0, 120.0, 80.0, 30.0, 30.0, 100.0, 100.0], abs=1.0
+            [100.0, 120.0, 80.0, 30.0, 30.0, 30.0, 100.0], abs=1.0
         )
-        assert levels(camera, device, [2.0] * 6)[-1] == pytest.approx(100.0, abs=1.0)
+        assert levels(camera, device, [2.0] * 8)[-1] == pytest.approx(100.0, abs=1.0)
         assert device.metered == camera.counts["exposure found anew"] == 2
         assert device.commands == [c for c in device.commands if 20.0 <= c <= 220.0 or c == 0.0]
+
+
+def test_the_exposure_is_found_before_a_sweep_that_is_asked_for_while_paused() -> None:
+    device = Lit()
+    control = SweepControl(SweepConfig(near_m=0.3, far_m=2.0, slices=4), paused=True)
+    with camera_of(device) as camera:
+        frames = FocusSweep(camera, control, heard=lambda: device.read_so_far == 40 and control.request_sweep())
+        device.light = 0.3
+        first = next(frame for frame in frames.frames() if frame.lens_state.focus_speed_mps == 0.0)
+        assert device.metered == 1 and first.image.mean() == pytest.approx(100.0, abs=1.0)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from dualfocus_ros.camera.steady import PICTURES, LightWatch, SteadyBrightness, let_settle
+from dualfocus_ros.camera.steady import FIRST_NEEDED, PICTURES, LightWatch, SteadyBrightness, let_settle
 
 
 def picture(level: float, dtype: type = np.uint8) -> np.ndarray:
@@ -59,8 +59,8 @@ def test_bits_that_lie_low_in_16_are_levels_all_the_same(bits: int) -> None:
     assert not any(steady.add(one) for one in ramp)
     watch = LightWatch(1.4)
     watch.restart(ramp[0])
-    assert not sweeps(watch, [ramp[1], ramp[1]])
-    assert sweeps(watch, [ramp[10], ramp[10]])
+    assert not changed(watch, ramp[1])
+    assert changed(watch, ramp[10])
 
 
 class Automatic:
@@ -99,56 +99,45 @@ def test_waiting_ends_in_time_and_says_that_nothing_was_found() -> None:
     assert not let_settle(camera.read, 0.0)
 
 
-def sweeps(watch: LightWatch, pictures: list[np.ndarray]) -> bool:
-    """Return whether the last of some sweeps says that the exposure is to be found anew."""
-    answer = False
+def changed(watch: LightWatch, *pictures: np.ndarray, count: int = FIRST_NEEDED) -> bool:
+    """Return whether a light has changed after so many of each of these pictures."""
     for image in pictures:
-        for _ in range(3):
+        for _ in range(count):
             watch.add(image)
-        answer = watch.end_sweep(whole=True)
-    return answer
+    return watch.changed()
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_sweeps_in_another_light_are_noticed(dtype: type) -> None:
+def test_another_light_is_noticed(dtype: type) -> None:
     def of(level: float) -> np.ndarray:
         return picture(level, dtype)
 
     watch = LightWatch(1.4)
     watch.restart(of(100.0))
-    assert not sweeps(watch, [of(100.0), of(130.0), of(75.0)])
-    assert not sweeps(watch, [of(150.0)])
-    assert not sweeps(watch, [of(100.0)])
-    assert not sweeps(watch, [of(150.0)])
-    assert sweeps(watch, [of(60.0)])
+    assert not changed(watch, of(100.0), of(130.0), of(75.0))
+    assert not changed(watch, of(150.0), of(60.0), of(150.0), count=FIRST_NEEDED - 1)
+    assert changed(watch, of(150.0), count=1)
+    watch.restart(of(150.0))
+    assert not changed(watch, of(150.0), count=50)
+    assert changed(watch, of(60.0))
     watch.restart(of(0.0))
-    assert not sweeps(watch, [of(2.0)] * 40)
-    assert sweeps(watch, [of(100.0)] * 2)
-
-
-def test_pictures_that_are_not_of_one_sweep_say_nothing() -> None:
-    watch = LightWatch(1.4)
-    watch.restart(picture(100.0))
-    for _ in range(9):
-        watch.add(picture(200.0))
-        assert not watch.end_sweep(whole=False)
-        assert not watch.end_sweep(whole=True)
-    assert sweeps(watch, [picture(200.0)] * 2)
+    assert not changed(watch, of(2.0), count=50)
+    assert changed(watch, of(100.0))
 
 
 def test_a_light_that_changes_all_the_time_is_followed_ever_more_slowly() -> None:
     watch, dark, bright = LightWatch(1.4), picture(60.0), picture(120.0)
     watch.restart(dark)
     found = []
-    for i in range(400):
-        image = (bright, dark)[i // 5 % 2]  # another light every five sweeps
-        if sweeps(watch, [image]):
+    for i in range(3000):
+        image = (bright, dark)[i // 30 % 2]  # another light every thirty pictures
+        watch.add(image)
+        if watch.changed():
             found.append(i)
             watch.restart(image)
-    # After 2 sweeps, and 4; five are never 8 in a row, and never as long calm.
-    assert len(found) == 2
-    # Blinking from sweep to sweep is not followed at all, and once it was calm, a change at once.
+    # After 12 pictures in another light, and after 24; thirty are never 48 in a row.
+    assert found == [11, 53]
+    # Once it was calm, a change is followed at once.
     watch.restart(dark)
-    assert not any(sweeps(watch, [bright, dark]) for _ in range(50))
-    assert not sweeps(watch, [dark] * 40)
-    assert sweeps(watch, [bright] * 2)
+    assert not changed(watch, dark, count=100)
+    assert changed(watch, bright)
