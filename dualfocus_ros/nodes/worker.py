@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+# How long the end of the process waits for work that is under way.
+END_S = 10.0
 
 
 class LatestWorker(Generic[T]):
@@ -24,7 +27,7 @@ class LatestWorker(Generic[T]):
         self._on_failure = on_failure
         self._ready = threading.Condition()
         self._item: T | None = None
-        self._stopping = False
+        self._stopping = self._awaited = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -49,7 +52,12 @@ class LatestWorker(Generic[T]):
             self._item = self._aside = None
             self._ready.notify()
         self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        ended = not self._thread.is_alive()
+        if not ended and not self._awaited:
+            # Libraries abort the process where Python ends while they work.
+            self._awaited = True
+            atexit.register(self._thread.join, END_S)
+        return ended
 
     def _run(self) -> None:
         try:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -147,3 +149,20 @@ def test_what_is_put_aside_is_dropped_at_the_end() -> None:
     gate.let_through.release()
     assert worker.stop(5.0)
     assert gate.seen == [1]
+
+
+def test_the_end_of_the_process_waits_for_work_that_was_not_finished() -> None:
+    code = """
+import time
+from dualfocus_ros.nodes.worker import LatestWorker
+def work(item):
+    time.sleep(1.5)
+    print("finished", flush=True)
+worker = LatestWorker(work, print, "worker")
+worker.put(1)
+time.sleep(0.2)
+assert not worker.stop(0.1) and not worker.stop(0.1)
+print("ending", flush=True)
+"""
+    got = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (got.returncode, got.stdout.split()) == (0, ["ending", "finished"]), got.stderr
