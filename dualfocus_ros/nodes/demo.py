@@ -20,7 +20,7 @@ from dualfocus_ros.errors import EvaluationError, ParameterError
 from dualfocus_ros.evaluation.metrics import DepthMetrics, score
 from dualfocus_ros.nodes.camera_node import CameraNode
 from dualfocus_ros.nodes.depth_node import LATENCY_KEY, DepthNode
-from dualfocus_ros.nodes.runner import NodeSet
+from dualfocus_ros.nodes.runner import FINISH_S, NodeSet
 from dualfocus_ros.nodes.signals import hold_stop_signals, wait_for_stop
 from dualfocus_ros.outputs import write_estimate
 from dualfocus_ros.sweep import SweepConfig
@@ -150,8 +150,8 @@ def run_demo(duration_s: float, output: str, engine: str, model: str | None, mod
         Parameter("input_timeout_s", value=START_UP_S),
     ]
     print(f"rendering the scene of the simulated camera, then {duration_s:g} s live ...", flush=True)
-    nodes = NodeSet([make_scorer, lambda: DepthNode(parameter_overrides=overrides), CameraNode])
-    with nodes:
+    makers = [make_scorer, lambda: DepthNode(parameter_overrides=overrides), CameraNode]
+    with NodeSet(makers, finish_s=FINISH_S) as nodes:
         if not _run_live(nodes, scorer[0], duration_s):
             print("stopped")
             return 0

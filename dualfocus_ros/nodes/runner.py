@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import threading
 import traceback
@@ -20,8 +21,11 @@ from rclpy.utilities import remove_ros_args
 from dualfocus_ros.errors import DualFocusError, EngineError, ParameterError
 from dualfocus_ros.nodes.base import ManagedNode
 from dualfocus_ros.nodes.signals import hold_stop_signals, wait_for_stop
+from dualfocus_ros.nodes.worker import work_goes_on
 
 POLL_S = 0.1
+# No estimate takes longer.
+FINISH_S = 30.0
 
 
 class Spinner:
@@ -59,10 +63,20 @@ class NodeSet:
         Exception: any defect that ended a callback or worker.
     """
 
-    def __init__(self, makers: Sequence[Callable[[], Node]], args: list[str] | None = None) -> None:
-        """Take functions that make the nodes once rclpy is up; `args` are those of rclpy.init."""
+    def __init__(
+        self, makers: Sequence[Callable[[], Node]], args: list[str] | None = None, finish_s: float = 0.0
+    ) -> None:
+        """Take what is to run.
+
+        Args:
+            makers: functions that make the nodes once rclpy is up.
+            args: those of rclpy.init.
+            finish_s: how long to wait, at the end, for an estimate that is under way. Where Python itself ends
+                before it does, the process aborts.
+        """
         self._makers = makers
         self._args = args
+        self._finish_s = finish_s
         self.nodes: list[Node] = []
         self._spinners: list[Spinner] = []
 
@@ -127,14 +141,25 @@ class NodeSet:
         for node in self.nodes:
             node.destroy_node()
         rclpy.try_shutdown()
+        work_goes_on(self._finish_s)
         return problem
 
 
 def run_until_stopped(makers: Sequence[Callable[[], Node]], args: list[str] | None = None) -> int:
     """Run nodes until SIGINT, SIGTERM or the end of their work; return the exit code: 0, or 1 after an error.
 
-    A known error is one line on stderr, an unknown one a traceback.
+    A known error is one line on stderr, an unknown one a traceback. Where an estimate is still under way, the
+    process ends here with that code: the estimate may take long, and would not survive the end of Python.
     """
+    code = _run_until_stopped(makers, args)
+    if work_goes_on():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _run_until_stopped(makers: Sequence[Callable[[], Node]], args: list[str] | None) -> int:
     hold_stop_signals()
     try:
         _parse_no_arguments(sys.argv if args is None else args)

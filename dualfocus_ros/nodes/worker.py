@@ -3,15 +3,27 @@
 
 from __future__ import annotations
 
-import atexit
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-# How long the end of the process waits for work that is under way.
-END_S = 10.0
+# Threads of workers that were told to stop and did not in time.
+_unfinished: set[threading.Thread] = set()
+
+
+def work_goes_on(timeout_s: float = 0.0) -> bool:
+    """Wait for workers that were told to stop and had not in time; say whether one still works.
+
+    Libraries abort the process where Python ends while they work.
+    """
+    until = time.monotonic() + timeout_s
+    threads = tuple(_unfinished)
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
+    return any(thread.is_alive() for thread in threads)
 
 
 class LatestWorker(Generic[T]):
@@ -27,7 +39,7 @@ class LatestWorker(Generic[T]):
         self._on_failure = on_failure
         self._ready = threading.Condition()
         self._item: T | None = None
-        self._stopping = self._awaited = False
+        self._stopping = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -53,10 +65,7 @@ class LatestWorker(Generic[T]):
             self._ready.notify()
         self._thread.join(timeout_s)
         ended = not self._thread.is_alive()
-        if not ended and not self._awaited:
-            # Libraries abort the process where Python ends while they work.
-            self._awaited = True
-            atexit.register(self._thread.join, END_S)
+        (_unfinished.discard if ended else _unfinished.add)(self._thread)
         return ended
 
     def _run(self) -> None:

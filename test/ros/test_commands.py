@@ -27,7 +27,7 @@ def start(*args, cwd=None):
 
 
 def test_demo_prints_rate_latency_and_error_and_writes_its_pictures(tmp_path):
-    process = start("demo", "--duration", "4", "--output", str(tmp_path / "out"))
+    process = start("demo", "--duration", "8", "--output", str(tmp_path / "out"))
     out, _ = process.communicate(timeout=90)
     assert process.returncode == 0, out
     last = [line for line in out.splitlines() if line.startswith("depth ")][-1]
