@@ -64,7 +64,9 @@ class SteadyBrightness:
         self._means.append(samples.mean(axis=(0, 1)))
         if len(self._means) < PICTURES:
             return False
-        burnt_out, black = samples > BURNT_OUT * unit, samples < BLACK * unit
+        # One channel of colour may well be dark; YUYV has brightness in one of its two.
+        light = samples.mean(axis=2, keepdims=True) if samples.shape[2] > 2 else samples
+        burnt_out, black = light > BURNT_OUT * unit, light < BLACK * unit
         blind = np.maximum(burnt_out.mean(axis=(0, 1)), black.mean(axis=(0, 1)))
         means = np.stack(self._means)
         alike = np.ptp(means, axis=0) <= RELATIVE * means.max(axis=0) + LEVELS * unit

@@ -50,6 +50,15 @@ def test_a_picture_that_shows_nothing_is_not_steady(level: float, dtype: type) -
     assert steady.add(picture(120.0, dtype))
 
 
+def test_a_dark_colour_is_not_a_black_picture() -> None:
+    steady = SteadyBrightness()
+    lamplight = np.full((48, 64, 3), (90, 60, 8), np.uint8)
+    assert [steady.add(lamplight) for _ in range(PICTURES)][-1]
+    steady = SteadyBrightness()
+    yuyv = np.full((48, 64, 2), (16, 128), np.uint8)
+    assert not any(steady.add(yuyv) for _ in range(2 * PICTURES))
+
+
 @pytest.mark.parametrize("bits", [10, 12, 16])
 def test_bits_that_lie_low_in_16_are_levels_all_the_same(bits: int) -> None:
     ramp = [np.full((48, 64), 120.0 * 0.92**i * 2.0 ** (bits - 8)).astype(np.uint16) for i in range(30)]
