@@ -32,9 +32,7 @@ ARGUMENTS = [
         "one of the interfaces to real cameras (see device and lens), a simulated lens to rehearse calibration, "
         "or external: none, a driver of your own publishes (see camera_name). Before driver of camera_params",
     ),
-    *launching.shared_arguments(
-        *("camera_name", "stack", "device", "lens", "image_topic", "camera_info_topic"),
-    ),
+    *launching.shared_arguments("camera_name", "stack", "device", "lens", "image_topic", "camera_info_topic"),
     DeclareLaunchArgument(
         "lens_topic", default_value="", description="Topic of the lens states; only with camera:=external"
     ),

@@ -76,9 +76,10 @@ class DepthaiDevice(Driver):
         config: the settings.
     """
 
+    config: DepthaiConfig
+
     def __init__(self, config: DepthaiConfig) -> None:
         """Take the settings; the device is opened on entering."""
-        self.config = config
         super().__init__(config)
         self._range = POSITIONS  # the same for all these cameras
 

@@ -20,11 +20,16 @@ class Driver:
     """The common part of a `FocusDevice`.
 
     Subclasses implement `move_to`, `read` and `meter`, and what raises NotImplementedError below.
+
+    Attributes:
+        config: the settings.
     """
+
+    config: DeviceConfig
 
     def __init__(self, config: DeviceConfig) -> None:
         """Take the settings; the device is opened on entering."""
-        self._settings = config
+        self.config = config
         self._clock = MonotonicClock()
         self._interrupted = threading.Event()
         self._notes: list[str] = []
@@ -106,11 +111,11 @@ class Driver:
     def _skip(self, frames: int) -> None:
         """Read frames that were exposed with the settings from before."""
         for _ in range(frames):
-            self.read(self._settings.patience_s)
+            self.read(self.config.patience_s)
 
     def _let_settle(self) -> None:
         """Wait until automatic exposure and white balance have found their values, for as long as they may."""
-        s = self._settings
+        s = self.config
         if not let_settle(lambda: self.read(s.patience_s).image, s.auto_time_s) and s.auto_time_s > LEAST_S:
             self._note(
                 f"exposure or white balance did not come to rest within auto_time_s, {s.auto_time_s:g} s, and is "

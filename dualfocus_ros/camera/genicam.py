@@ -68,9 +68,10 @@ class GenicamDevice(Driver):
         counts: frames since opening that were dropped, by reason.
     """
 
+    config: GenicamConfig
+
     def __init__(self, config: GenicamConfig) -> None:
         """Take the settings; the camera is opened on entering."""
-        self.config = config
         self.counts: Counter[str] = Counter()
         self._name = "genicam camera"
         super().__init__(config)

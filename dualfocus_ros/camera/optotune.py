@@ -75,9 +75,10 @@ class OptotuneDevice(Driver):
         feed: where the images are put.
     """
 
+    config: OptotuneConfig
+
     def __init__(self, config: OptotuneConfig) -> None:
         """Take the settings; the port is opened on entering."""
-        self.config = config
         self.feed = FrameFeed()
         super().__init__(config)
 

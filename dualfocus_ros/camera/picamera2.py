@@ -95,9 +95,10 @@ class Picamera2Device(Driver):
         config: the settings.
     """
 
+    config: Picamera2Config
+
     def __init__(self, config: Picamera2Config) -> None:
         """Take the settings; the camera is opened on entering."""
-        self.config = config
         super().__init__(config)
 
     def _reset(self) -> None:

@@ -72,9 +72,10 @@ class V4l2Device(Driver):
         frames_damaged: frames since opening that came damaged and were dropped.
     """
 
+    config: V4l2Config
+
     def __init__(self, config: V4l2Config) -> None:
         """Take the settings; the device is opened on entering."""
-        self.config = config
         self._lock = threading.Lock()  # of the file descriptor that wakes up
         self._wake_fd = -1
         super().__init__(config)

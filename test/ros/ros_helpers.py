@@ -274,6 +274,23 @@ class Peer:
         raise AssertionError(f"{node} does not answer to change_state")
 
 
+class NotConnectedError(AssertionError):
+    """The middleware did not bring everybody together, as it now and then fails to on a very busy machine."""
+
+
+def wait_until_connected(processes: Processes, peer: Peer, wanted: dict[tuple[str, str], int]) -> None:
+    """Wait until every node says that its topics are connected with so many others."""
+
+    def connected() -> bool:
+        return processes.alive() and all(peer.connected(*which) == n for which, n in wanted.items())
+
+    try:
+        wait_until(connected, START_S, lambda: str({which: peer.connected(*which) for which in wanted}))
+    except AssertionError as error:
+        processes.alive()
+        raise NotConnectedError(str(error)) from error
+
+
 def stamp_ns(message: Any) -> int:
     return message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
 

@@ -24,6 +24,7 @@ from ros_helpers import (
     LISTEN,
     SMALL,
     START_S,
+    NotConnectedError,
     Peer,
     Processes,
     SyntheticCamera,
@@ -32,6 +33,7 @@ from ros_helpers import (
     plane,
     stamp_ns,
     wait_until,
+    wait_until_connected,
 )
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
@@ -81,23 +83,6 @@ def _depths(got: list[Any]) -> dict[int, np.ndarray]:
     return {stamp: plane(message) for stamp, message in by_stamp(got).items()}
 
 
-class NotConnectedError(AssertionError):
-    """The middleware did not bring everybody together, as it now and then fails to on a very busy machine."""
-
-
-def _wait_until_connected(processes: Processes, peer: Peer, wanted: dict[tuple[str, str], int]) -> None:
-    """Wait until every node says that its topics are connected with so many others."""
-
-    def connected() -> bool:
-        return processes.alive() and all(peer.connected(*which) == n for which, n in wanted.items())
-
-    try:
-        wait_until(connected, START_S, lambda: str({which: peer.connected(*which) for which in wanted}))
-    except AssertionError as error:
-        processes.alive()
-        raise NotConnectedError(str(error)) from error
-
-
 def _again(run: Callable[[Path], Any], folder: Path, attempts: int = 3) -> Any:
     """Run in a new folder until everybody is connected."""
     for attempt in range(attempts):
@@ -134,7 +119,7 @@ def _live(folder: Path) -> tuple[Run, str]:
         # Depth and evaluation take the lens, depth and recorder the image, evaluation and recorder the truth.
         heard = {IMAGE: 2, INFO: 2, LENS: 3, TRUTH: 2}
         wanted = {("/camera", topic): n for topic, n in heard.items()} | {("/dualfocus", DEPTH): 3}
-        _wait_until_connected(processes, peer, {**wanted, **CONNECTED})
+        wait_until_connected(processes, peer, {**wanted, **CONNECTED})
         peer.change_state("/camera", Transition.TRANSITION_ACTIVATE)
         wait_until(lambda: processes.alive() and len(depths) >= SWEEPS, 60, lambda: f"depth, {len(depths)} came")
         running = wait_until(lambda: peer.diagnostic("/evaluation", "AbsRel, mean"), START_S, "running metrics")
@@ -156,7 +141,7 @@ def _replayed(bag: Path, folder: Path) -> Run:
         file = folder / "replayed.json"
         evaluation = processes.start("evaluation_node", {"json": str(file), "use_sim_time": True})
         replay = processes.run(COMMAND, ["replay", str(bag), "--wait", str(START_S), "--paused"])
-        _wait_until_connected(processes, peer, CONNECTED)
+        wait_until_connected(processes, peer, CONNECTED)
         assert peer.call(SetBool, "/replay/pause", SetBool.Request(data=False)) is not None
         assert replay.wait(90) == 0, replay.output
         _wait_for_the_last_depth(peer, depths)

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("rclpy")
 
 from lifecycle_msgs.msg import Transition
-from ros_helpers import SMALL, START_S, chain, stamp_ns, wait_until
+from ros_helpers import SMALL, START_S, chain, stamp_ns, wait_until, wait_until_connected
 from sensor_msgs.msg import Image, JointState
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
@@ -45,13 +45,10 @@ def test_slices_go_where_the_scene_is_and_depth_comes_of_every_sweep(tmp_path: P
         processes.start("camera_node", {**SMALL, **smart, "autostart": False})
         assert peer.change_state("/camera", Transition.TRANSITION_CONFIGURE)
         heard = {"/camera/lens": 2, "/camera/image_raw": 1, "/camera/camera_info": 1}
-
-        def connected() -> bool:
-            return all(
-                peer.connected("/camera", t) == n and peer.connected("/dualfocus", t) for t, n in heard.items()
-            )
-
-        wait_until(lambda: processes.alive() and connected(), START_S, "subscribers of the camera")
+        wanted = {("/camera", topic): n for topic, n in heard.items()} | {
+            ("/dualfocus", topic): 1 for topic in heard
+        }
+        wait_until_connected(processes, peer, wanted)
         assert peer.change_state("/camera", Transition.TRANSITION_ACTIVATE)
 
         def planned() -> list[np.ndarray]:
